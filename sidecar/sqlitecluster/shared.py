@@ -19,6 +19,7 @@ Layout: one node block of ``NODE_WORDS`` words, then ``SLOTS`` slots of
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from typing import Final
@@ -229,10 +230,8 @@ class Bell:
     def woke(self) -> None:
         """[owner] Call after the poll."""
         self._node[self._word] = 0
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass
 
 
 def _read_text(words: memoryview) -> str:

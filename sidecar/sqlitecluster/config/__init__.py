@@ -1,0 +1,1 @@
+"""Configuration of one node: the values, their defaults, and reading them from YAML."""
