@@ -1,0 +1,1 @@
+"""Pure replication: positions, wire frames, stream decisions. No I/O."""

@@ -1,0 +1,1 @@
+"""The replicator process: capture, apply, streams, HTTP, metrics."""
