@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-_TEXT_LENGTH: Final = 33
+from sqlitecluster.units import format_position, parse_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Position:
     checksum: int
 
     def __str__(self) -> str:
-        return f"{self.txid:016x}/{self.checksum:016x}"
+        return format_position(self.txid, self.checksum)
 
     @property
     def is_zero(self) -> bool:
@@ -32,14 +32,9 @@ class Position:
         """Read the text form.
 
         Raises:
-            ValueError: not 16 hex digits, a slash and 16 hex digits.
+            FormatError: not 16 hex digits, a slash and 16 hex digits.
         """
-        txid, slash, checksum = text.strip().partition("/")
-        if len(txid) + len(slash) + len(checksum) != _TEXT_LENGTH or len(txid) != 16:
-            raise ValueError(f"{text!r} is no position such as 000000000000002a/8e5c2a6f0d1b3c4e")
-        if not set(txid + checksum) <= set("0123456789abcdefABCDEF"):
-            raise ValueError(f"{text!r} has characters that are not hex digits")
-        return cls(int(txid, 16), int(checksum, 16))
+        return cls(*parse_position(text.strip()))
 
 
 ZERO: Final = Position(0, 0)

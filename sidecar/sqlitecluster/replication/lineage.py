@@ -1,0 +1,115 @@
+"""Who may talk to whom: cluster ids, node ids and epochs.
+
+A cluster id is ``LFSC`` and 16 upper-case hex digits, made by the first primary, sent
+by both sides of every stream. A node without one adopts the primary's.
+
+Rules:
+    1. Two different cluster ids never exchange a byte of data.
+    2. A node never streams from itself.
+    3. A replica takes nothing from an epoch older than the newest it has seen.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlitecluster.errors import ClusterMismatch, FormatError, StreamError, WireError
+from sqlitecluster.replication.wire import PROTOCOL
+from sqlitecluster.units import format_node_id, parse_node_id
+
+_CLUSTER_ID: Final = re.compile(r"LFSC[0-9A-F]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How a node presents itself: the first frame of a stream, and request headers."""
+
+    cluster_id: str
+    """Empty while the node belongs to no cluster yet."""
+    node_id: int
+    name: str
+    epoch: int
+    version: str = ""
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON object of a HELLO frame."""
+        return {
+            "protocol": PROTOCOL,
+            "clusterID": self.cluster_id,
+            "nodeID": format_node_id(self.node_id),
+            "name": self.name,
+            "epoch": self.epoch,
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_wire(cls, value: dict[str, Any]) -> Hello:
+        """Read a HELLO object.
+
+        Raises:
+            WireError: another protocol, or a field of the wrong kind.
+        """
+        if value.get("protocol") != PROTOCOL:
+            raise WireError("protocol", value.get("protocol"), f"this node speaks protocol {PROTOCOL}")
+        texts = [value.get(key, "") for key in ("clusterID", "nodeID", "name", "version")]
+        epoch = value.get("epoch", 0)
+        if not all(isinstance(t, str) and len(t) <= 256 for t in texts) or not isinstance(epoch, int):
+            raise WireError("hello", sorted(value)[:8], "a field is missing or of the wrong kind")
+        try:
+            node_id = parse_node_id(texts[1])
+            if texts[0]:
+                check_cluster_id(texts[0])
+        except FormatError as error:
+            raise WireError("hello", texts[:2], str(error)) from error
+        return cls(texts[0], node_id, texts[2], epoch, texts[3])
+
+
+def make_cluster_id(random_bytes: bytes) -> str:
+    """A new cluster id from eight random bytes."""
+    return f"LFSC{int.from_bytes(random_bytes[:8], 'big'):016X}"
+
+
+def check_cluster_id(text: str) -> str:
+    """Return the text.
+
+    Raises:
+        FormatError: not ``LFSC`` and 16 upper-case hex digits.
+    """
+    if _CLUSTER_ID.fullmatch(text) is None:
+        raise FormatError("cluster id", text[:64], "expected LFSC and 16 upper-case hex digits")
+    return text
+
+
+def meet(own: Hello, other: Hello) -> str | None:
+    """Check the peer of a stream; returns the cluster id to adopt, or None.
+
+    Raises:
+        StreamError: the peer is this node itself, or of an older epoch.
+        ClusterMismatch: both have a cluster id and they differ.
+    """
+    if own.node_id == other.node_id:
+        raise StreamError(
+            f"node {other.name!r} has this node's own id {format_node_id(own.node_id)}: "
+            "the address points back here, or a data directory was copied"
+        )
+    if own.cluster_id and other.cluster_id and own.cluster_id != other.cluster_id:
+        raise ClusterMismatch(
+            f"node {other.name!r} belongs to cluster {other.cluster_id}, this node to {own.cluster_id}; "
+            "nothing was changed. `sqlitecluster cluster-id adopt` joins this node to the other cluster on purpose"
+        )
+    if not own.cluster_id and other.cluster_id:
+        return other.cluster_id
+    return None
+
+
+def check_epoch(seen: int, other: Hello) -> int:
+    """The newest epoch after meeting a primary.
+
+    Raises:
+        StreamError: the primary is of an older epoch than one already followed.
+    """
+    if other.epoch < seen:
+        raise StreamError(f"primary {other.name!r} is of epoch {other.epoch}, this node has followed epoch {seen}")
+    return other.epoch
