@@ -10,7 +10,7 @@ import pytest
 from sqlitecluster.errors import LimitError, WireError
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.assembly import Assembler
-from sqlitecluster.replication.wire import Flag, Frame, FrameType, Partial, Parser
+from sqlitecluster.replication.wire import Flag, Frame, FrameType, Parser, Partial
 
 
 def frames(name: str, ltx: bytes, start: int = 0) -> list[Frame]:
