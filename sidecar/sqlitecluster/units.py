@@ -1,6 +1,7 @@
 """Ids, quantities, limits and names that every package shares.
 
     TXID PageNo Checksum NodeID Epoch     NewTypes over int
+    Bytes                                 bytes | bytearray | memoryview: what holds pages
     LIMITS                                every limit on input, with its reason
     PAGE_SIZES, lock_page(page_size)      SQLite's page sizes; the page that is never stored
     format_txid / parse_txid              16 lower-case hex digits (also for checksums)
@@ -24,6 +25,7 @@ PageNo = NewType("PageNo", int)  # 1-based
 Checksum = NewType("Checksum", int)  # bit 63 set on every real one, so that 0 means "none"
 NodeID = NewType("NodeID", int)
 Epoch = NewType("Epoch", int)
+Bytes = bytes | bytearray | memoryview
 
 PAGE_SIZES: Final = frozenset(1 << n for n in range(9, 17))  # bytes: 512 … 65536
 MAX_TXID: Final = (1 << 64) - 1
@@ -35,7 +37,7 @@ class Limits:
     """What is accepted from outside; anything beyond is a LimitError before memory is taken."""
 
     database_bytes: int = 1 << 44
-    """Commit × page size of an LTX header: SQLite itself stops at 256 TiB, nobody gets past 16 TiB."""
+    """Commit times page size of an LTX header: SQLite itself stops at 256 TiB, nobody gets past 16 TiB."""
     ltx_bytes: int = 1 << 31
     """An LTX file decoded whole in memory; larger ones go through the streaming Decoder."""
     lz4_frame_header_bytes: int = 19
@@ -58,6 +60,7 @@ LIMITS: Final = Limits()
 
 _NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,127}(?:/(?!\.)[A-Za-z0-9._-]{1,127}){0,7}")
 _RESERVED: Final = ("-journal", "-wal", "-shm", "-pos", "-lock")
+_SUPER_JOURNAL: Final = re.compile(r".*-mj[0-9A-F]{6}9[0-9A-F]{2}")  # as SQLite's vdbeCommit names them
 _HEX16: Final = re.compile(r"[0-9a-fA-F]{16}")
 
 
@@ -71,6 +74,7 @@ def valid_database_name(name: str) -> bool:
     return (
         _NAME.fullmatch(name) is not None
         and not name.endswith(_RESERVED)
+        and _SUPER_JOURNAL.fullmatch(name) is None
         and len(encode_name(name)) <= LIMITS.file_name_bytes
     )
 
