@@ -1,0 +1,294 @@
+"""One database opened the way SQLite opens it in WAL mode: descriptors, locks, wal-index.
+
+Two users:
+    role locks    apply on a replica: SHARED + RESERVED on the database, DMS + CKPT + WRITE
+                  on ``-shm``, held as long as the node is a replica, so that no program
+                  writes, checkpoints or removes the WAL.
+    writer locks  capture on the primary, for one transaction: SHARED, DMS, WRITE.
+
+A replica's database is physically in WAL whatever its header says: SQLite opens the WAL
+when ``-wal`` is not empty, and page 1 with a rollback header is a frame like any other.
+
+Rules:
+    1. Order of locks and the last comparison of inodes: see ``locks``.
+    2. RESERVED is taken before SHARED, so that a running rollback transaction of a
+       program can still commit; a database without WAL content is turned to WAL only
+       under EXCLUSIVE, because readers of rollback mode take no READ lock.
+    3. The wal-index is valid whenever WRITE is held: readers cannot recover it then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sqlitecluster.errors import LockTimeout, NotADatabase, StoreError
+from sqlitecluster.replicator import locks, walfile
+from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.shm import IndexHeader, WalIndex
+
+_TRIES: Final = 5
+_SCAN_BYTES: Final = 4 << 20
+_MAGIC: Final = b"SQLite format 3\0"
+_WAL_MODE: Final = 2
+
+Keep = Callable[[str, int], None]
+
+
+def _keep_nothing(_kind: str, _fd: int) -> None:
+    """Default: no supervisor holds duplicates."""
+
+
+class NotInWal(StoreError):
+    """A writer session was asked for on a database whose programs do not use a WAL."""
+
+
+class WalSession:
+    """An open database. ``index`` is mapped, ``wal_fd`` is where frames are written."""
+
+    def __init__(self, paths: DbPaths, *, role: bool) -> None:
+        self.paths = paths
+        self.role = role
+        self.db_fd = -1
+        self.shm_fd = -1
+        self.wal_fd = -1
+        self.page_size = 0
+        self._index: WalIndex | None = None
+
+    @property
+    def index(self) -> WalIndex:
+        assert self._index is not None, "the session is closed"
+        return self._index
+
+    @classmethod
+    def open_role(
+        cls, paths: DbPaths, deadline: float, kept: dict[str, int] | None = None, keep: Keep = _keep_nothing
+    ) -> WalSession:
+        """Take a replica's role locks, or adopt the descriptors that carry them already.
+
+        ``kept`` maps "database" and "shm" to descriptors (taken over); ``keep`` is told
+        of new ones before anything is locked on them.
+
+        Raises:
+            LockTimeout: a program holds one of them; nothing is held afterwards.
+            NotADatabase: the file does not start as a SQLite database does.
+        """
+        kept = dict(kept or {})
+        if not kept:
+            _roll_back_hot_journal(paths)
+        return cls._open(paths, deadline, role=True, kept=kept, keep=keep)
+
+    @classmethod
+    def open_writer(cls, paths: DbPaths, deadline: float) -> WalSession:
+        """Take the locks of a writing program; the database must be in WAL mode."""
+        return cls._open(paths, deadline, role=False, kept={}, keep=_keep_nothing)
+
+    @classmethod
+    def _open(cls, paths: DbPaths, deadline: float, *, role: bool, kept: dict[str, int], keep: Keep) -> WalSession:
+        for _ in range(_TRIES):
+            session = cls(paths, role=role)
+            try:
+                session._take(deadline, kept, keep)
+                if session._same_files():
+                    return session
+            except BaseException:
+                session.close()
+                raise
+            session.close()
+            kept = {}
+        raise LockTimeout(f"{paths.database}: its files are being replaced all the time")
+
+    def close(self) -> None:
+        """Release every lock and descriptor. A duplicate kept elsewhere loses the locks too."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        if self.shm_fd >= 0:
+            locks.unlock(self.shm_fd, locks.WRITE, locks.DMS - locks.WRITE)
+            locks.unlock(self.shm_fd, locks.DMS)
+        if self.db_fd >= 0:
+            locks.unlock(self.db_fd, locks.PENDING, 2 + locks.SHARED_SIZE)
+        for fd in (self.wal_fd, self.shm_fd, self.db_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.wal_fd = self.shm_fd = self.db_fd = -1
+
+    # taking the locks
+
+    def _take(self, deadline: float, kept: dict[str, int], keep: Keep) -> None:
+        paths = self.paths
+        self.db_fd = kept.pop("database", -1)
+        self.shm_fd = kept.pop("shm", -1)
+        if self.db_fd < 0:
+            self.db_fd = os.open(paths.database, os.O_RDWR | os.O_CLOEXEC)
+        if self.role:
+            keep("database", self.db_fd)
+            locks.wait_lock(self.db_fd, fcntl.F_WRLCK, locks.RESERVED, deadline, "RESERVED on the database")
+        locks.lock_shared(self.db_fd, deadline)
+        self.page_size, mode = _read_header(self.db_fd, paths.database)
+        self._open_wal()
+        if not self.role and mode != _WAL_MODE and os.fstat(self.wal_fd).st_size == 0:
+            raise NotInWal(f"{self.paths.database.name} is in a rollback journal mode")
+        if self.shm_fd < 0:
+            self.shm_fd = _open_beside(paths.shm, self.db_fd)
+        if self.role:
+            keep("shm", self.shm_fd)
+        self._lock_dms(deadline)
+        if self.role:
+            locks.wait_lock(self.shm_fd, fcntl.F_WRLCK, locks.CKPT, deadline, "the checkpoint lock")
+        locks.wait_lock(self.shm_fd, fcntl.F_WRLCK, locks.WRITE, deadline, "the write lock")
+        if self.index.read() is None:
+            self._recover(deadline)
+        if self.role:
+            self._turn_to_wal(mode, deadline)
+
+    def _open_wal(self) -> None:
+        """Create ``-wal`` through the mount, so that no cached negative entry hides it."""
+        fd = _open_beside(self.paths.wal, self.db_fd)
+        if self.paths.backing_wal == self.paths.wal:
+            self.wal_fd = fd
+            return
+        os.close(fd)
+        self.wal_fd = os.open(self.paths.backing_wal, os.O_RDWR | os.O_CLOEXEC)
+
+    def _lock_dms(self, deadline: float) -> None:
+        """The dead man's switch: whoever finds nobody else there builds the index."""
+        while True:
+            # A fresh description also sees a lock that our own, adopted one holds.
+            probe = os.open(self.paths.shm, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                found = locks.holder(probe, locks.DMS)
+            finally:
+                os.close(probe)
+            if found is None and locks.try_lock(self.shm_fd, fcntl.F_WRLCK, locks.DMS):
+                os.ftruncate(self.shm_fd, 0)
+                self._index = WalIndex(self.shm_fd)
+                rebuild(self.index, self.wal_fd, self.page_size)
+                locks.try_lock(self.shm_fd, fcntl.F_RDLCK, locks.DMS)
+                return
+            if found is not None and found[0] == fcntl.F_RDLCK and locks.try_lock(
+                self.shm_fd, fcntl.F_RDLCK, locks.DMS
+            ):
+                self._index = WalIndex(self.shm_fd)
+                return
+            if time.monotonic() >= deadline:
+                raise LockTimeout("the wal-index is being made by another process")
+            time.sleep(0.001)
+
+    def _recover(self, deadline: float) -> None:
+        """A writer died while it changed the header: do what walIndexRecover does."""
+        first = locks.RECOVER if self.role else locks.CKPT
+        length = locks.DMS - first
+        locks.wait_lock(self.shm_fd, fcntl.F_WRLCK, first, deadline, "a read lock of the WAL", length)
+        try:
+            rebuild(self.index, self.wal_fd, self.page_size)
+        finally:
+            locks.unlock(self.shm_fd, first, length)
+
+    def _turn_to_wal(self, mode: int, deadline: float) -> None:
+        """Leave a valid header in ``-wal``: a file that is not empty is what makes readers use it."""
+        header = self.index.read()
+        assert header is not None
+        if header.mx_frame:
+            return
+        if os.fstat(self.wal_fd).st_size >= walfile.HEADER_SIZE or mode == _WAL_MODE:
+            self._write_wal_header(header)
+            return
+        with locks.exclusive(self.db_fd, deadline):
+            self._write_wal_header(header)
+
+    def _write_wal_header(self, header: IndexHeader) -> None:
+        old = walfile.WalHeader.parse(os.pread(self.wal_fd, walfile.HEADER_SIZE, 0))
+        if old is not None and old.salt == header.salt and old.page_size == self.page_size:
+            return
+        sequence = old.sequence + 1 if old is not None else 0
+        os.pwrite(self.wal_fd, walfile.WalHeader.make(self.page_size, sequence, header.salt).pack(), 0)
+
+    def _same_files(self) -> bool:
+        """Whether the paths still lead to what we have locked."""
+        pairs = (
+            (self.paths.database, self.db_fd),
+            (self.paths.shm, self.shm_fd),
+            (self.paths.backing_wal, self.wal_fd),
+        )
+        with contextlib.suppress(FileNotFoundError):
+            return all(os.stat(path).st_ino == os.fstat(fd).st_ino for path, fd in pairs)
+        return False
+
+
+def rebuild(index: WalIndex, wal_fd: int, page_size: int) -> None:
+    """Make a full, valid index from the log's valid frames up to the last commit."""
+    index.invalidate()
+    head = walfile.WalHeader.parse(os.pread(wal_fd, walfile.HEADER_SIZE, 0))
+    if head is None or head.page_size != page_size:
+        empty = IndexHeader(0, page_size, 0, 0, (0, 0), secrets.token_bytes(8), walfile.NATIVE_BIG_ENDIAN)
+        index.reset_after_rebuild(0)
+        index.publish(empty)
+        return
+    frame, checksum, at = 0, head.checksum, walfile.HEADER_SIZE
+    published = IndexHeader(0, page_size, 0, 0, (0, 0), head.salt, head.big_endian)
+    size = walfile.FRAME_HEADER_SIZE + page_size
+    step = max(1, _SCAN_BYTES // size) * size
+    while True:
+        found = walfile.scan_frames(os.pread(wal_fd, step, at), head, checksum)
+        if not found.pgnos:
+            break
+        index.append(frame + 1, found.pgnos)
+        for offset, commit in enumerate(found.commits):
+            if commit:
+                mx = frame + offset + 1
+                published = IndexHeader(0, page_size, mx, commit, found.sums[offset], head.salt, head.big_endian)
+        frame += len(found.pgnos)
+        checksum = found.sums[-1]
+        at += len(found.pgnos) * size
+        if len(found.pgnos) * size < step:
+            break
+    index.cleanup(published.mx_frame)
+    index.reset_after_rebuild(published.mx_frame)
+    index.publish(published)
+
+
+def _read_header(fd: int, path: Path) -> tuple[int, int]:
+    """(page size, read version) of a database file."""
+    raw = os.pread(fd, 100, 0)
+    if len(raw) < 100 or raw[:16] != _MAGIC:
+        raise NotADatabase("header", raw[:16], f"{path.name} does not start as a SQLite database does")
+    size = int.from_bytes(raw[16:18], "big")
+    return (65536 if size == 1 else size), raw[19]
+
+
+def _open_beside(path: Path, db_fd: int) -> int:
+    """Open or create ``-wal`` or ``-shm`` with the owner and rights of the database."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags)
+    stat = os.fstat(db_fd)
+    fd = os.open(path, flags | os.O_CREAT, stat.st_mode & 0o777)
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a mount that shows the database's owner refuses it
+            os.fchown(fd, stat.st_uid, stat.st_gid)
+    return fd
+
+
+def _roll_back_hot_journal(paths: DbPaths) -> None:
+    """Let SQLite itself finish what a dead writer left, before we take part."""
+    journal = paths.database.with_name(paths.database.name + "-journal")
+    try:
+        if os.stat(journal).st_size == 0:
+            return
+    except FileNotFoundError:
+        return
+    connection = sqlite3.connect(f"file:{paths.database}?mode=rw", uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise LockTimeout(f"a rollback journal could not be played back: {error}") from error
+    finally:
+        connection.close()
