@@ -1,0 +1,203 @@
+"""Scenes: the directory as programs see it, and databases that come, move and go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+from support import images
+from support.clients import connect, error_of, fill, follows, run_sql, value
+from support.lane import Run, registry
+from support.node import Node
+from support.processes import wait_until
+
+CASES, case = registry()
+
+
+def gone(node: Node, name: str, limit_s: float = 60) -> None:
+    """Wait until a database is no longer there for programs."""
+    assert wait_until(lambda: name not in os.listdir(node.mount), limit_s=limit_s), f"{name} is still on {node.name}"
+
+
+@case
+def hidden_files_tell_the_state(run: Run) -> None:
+    cluster = run.shared()
+    fill(cluster.primary.mount / "hidden.db", 1)
+    cluster.wait_synced("hidden.db")
+    one, two = cluster.primary.mount, cluster.replica.mount
+    assert (two / ".primary").read_text() == "n1\n"
+    assert not (one / ".primary").exists(), "the primary shows .primary"
+    assert ((one / ".role").read_text(), (two / ".role").read_text()) == ("primary\n", "replica\n")
+    lag = (two / ".lag").read_text()
+    assert len(lag) == 11 and lag[0] in "+-" and lag.endswith("\n"), repr(lag)
+    texts = [(mount / "hidden.db-pos").read_text() for mount in (one, two)]
+    assert texts[0] == texts[1] and len(texts[0]) == 34, texts
+    for mount in (one, two):
+        shown = set(os.listdir(mount))
+        assert not shown & {".primary", ".role", ".lag", "hidden.db-pos"}, shown
+    (two / ".primary").unlink()
+    assert (two / ".primary").read_text() == "n1\n", "unlinking a hidden file had an effect"
+
+
+@case
+def drop_and_create_again(run: Run) -> None:
+    cluster = run.shared()
+    path = cluster.primary.mount / "drop.db"
+    fill(path, 5)
+    follows(cluster.replica, "drop.db", "SELECT count(*) FROM t", 5)
+    before = cluster.primary.position("drop.db")
+    path.unlink()
+    gone(cluster.replica, "drop.db")
+    assert not path.exists()
+    fill(path, 7)
+    follows(cluster.replica, "drop.db", "SELECT count(*) FROM t", 7)
+    after = cluster.primary.position("drop.db")
+    assert before and after and int(after[0], 16) > int(before[0], 16), f"positions do not go on: {before} {after}"
+    images.check_same(cluster, "drop.db")
+
+
+@case
+def a_dropped_database_is_kept_in_the_trash(run: Run) -> None:
+    cluster = run.shared()
+    fill(cluster.primary.mount / "trash.db", 5)
+    cluster.wait_synced("trash.db")
+    run_sql(cluster.primary.mount / "trash.db", "PRAGMA wal_checkpoint(TRUNCATE)")
+    (cluster.primary.mount / "trash.db").unlink()
+    kept = [p for p in (cluster.primary.data / "trash").rglob("database") if "trash.db" in str(p)]
+    assert len(kept) == 1, kept
+    copy = run.new_folder("trash") / "restored.db"
+    shutil.copyfile(kept[0], copy)
+    assert value(copy, "SELECT count(*) FROM t") == 5
+
+
+@case
+def delete_policy_refuse(run: Run) -> None:
+    with run.cluster("refuse", deletePolicy="Refuse") as cluster:
+        fill(cluster.primary.mount / "keep.db", 5)
+        error_of((cluster.primary.mount / "keep.db").unlink)
+        assert value(cluster.primary.mount / "keep.db", "SELECT count(*) FROM t") == 5
+        images.check_same(cluster, "keep.db")
+
+
+@case
+def rename_follows(run: Run) -> None:
+    cluster = run.shared()
+    fill(cluster.primary.mount / "old-name.db", 6)
+    follows(cluster.replica, "old-name.db", "SELECT count(*) FROM t", 6)
+    run_sql(cluster.primary.mount / "old-name.db", "PRAGMA wal_checkpoint(TRUNCATE)")
+    (cluster.primary.mount / "old-name.db").rename(cluster.primary.mount / "new-name.db")
+    follows(cluster.replica, "new-name.db", "SELECT count(*) FROM t", 6)
+    gone(cluster.replica, "old-name.db")
+    fill(cluster.primary.mount / "new-name.db", 1)
+    follows(cluster.replica, "new-name.db", "SELECT count(*) FROM t", 7)
+    images.check_same(cluster, "new-name.db")
+
+
+@case
+def replace_by_rename(run: Run) -> None:
+    """What editors and restore tools do: write aside, then rename over the old one."""
+    cluster = run.shared()
+    mount = cluster.primary.mount
+    fill(mount / "target.db", 6, journal="DELETE")
+    follows(cluster.replica, "target.db", "SELECT count(*) FROM t", 6)
+    fill(mount / "aside.db", 9, journal="DELETE")
+    (mount / "aside.db").replace(mount / "target.db")
+    follows(cluster.replica, "target.db", "SELECT count(*) FROM t", 9)
+    images.check_same(cluster, "target.db")
+
+
+@case
+def subdirectories(run: Run) -> None:
+    cluster = run.shared()
+    folder = cluster.primary.mount / "app" / "tenants"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        fill(folder / f"{i}.db", i + 1)
+        follows(cluster.replica, f"app/tenants/{i}.db", "SELECT count(*) FROM t", i + 1)
+    assert {"0.db", "1.db", "2.db"} <= set(os.listdir(cluster.replica.mount / "app" / "tenants"))
+    images.check_same(cluster, "app/tenants/2.db")
+    (folder / "0.db").unlink()
+    assert wait_until(lambda: "0.db" not in os.listdir(cluster.replica.mount / "app" / "tenants"), limit_s=60)
+    error_of(folder.rmdir)
+
+
+@case
+def other_files_stay_on_their_node(run: Run) -> None:
+    cluster = run.shared()
+    (cluster.primary.mount / "notes.txt").write_text("local\n")
+    (cluster.replica.mount / "mine.txt").write_text("also local\n")
+    fill(cluster.primary.mount / "beside.db", 1)
+    cluster.wait_synced("beside.db")
+    assert (cluster.primary.mount / "notes.txt").read_text() == "local\n"
+    assert not (cluster.replica.mount / "notes.txt").exists()
+    assert not (cluster.primary.mount / "mine.txt").exists()
+    assert "notes.txt" in str(cluster.primary.info()), "status does not report the local file"
+    assert "local" in cluster.primary.get("/metrics").decode(), "no metric counts local files"
+
+
+@case
+def other_files_can_be_refused(run: Run) -> None:
+    with run.cluster("others", otherFiles="Refuse") as cluster:
+        error_of(lambda: (cluster.primary.mount / "notes.txt").write_text("local\n"))
+        fill(cluster.primary.mount / "still.db", 3)
+        images.check_same(cluster, "still.db")
+
+
+@case
+def a_file_that_is_no_database_is_never_wiped(run: Run) -> None:
+    cluster = run.shared()
+    path = cluster.primary.mount / "looks.db"
+    path.write_bytes(b"this is not SQLite" * 1000)
+    time.sleep(1.0)
+    assert path.read_bytes() == b"this is not SQLite" * 1000
+    assert not (cluster.replica.mount / "looks.db").exists() or (cluster.replica.mount / "looks.db").stat().st_size == 0
+    assert "looks.db" in str(cluster.primary.info()), "status does not report it"
+
+
+@case
+def ownership_and_mode_survive_a_restart(run: Run) -> None:
+    with run.cluster("owner") as cluster:
+        path = cluster.primary.mount / "owned.db"
+        fill(path, 2)
+        path.chmod(0o640)
+        os.chown(path, 1234, 4321)
+        (cluster.primary.mount / "sub").mkdir(mode=0o750)
+        assert cluster.primary.stop(), "no clean stop"
+        cluster.primary.start()
+        found = path.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 1234, 4321), found
+        assert stat.S_IMODE((cluster.primary.mount / "sub").stat().st_mode) == 0o750
+
+
+@case
+def an_empty_database_is_nothing_yet(run: Run) -> None:
+    cluster = run.shared()
+    (cluster.primary.mount / "empty.db").touch()
+    with connect(cluster.primary.mount / "empty.db") as db:
+        assert db.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
+        db.execute("CREATE TABLE t(x)")
+        db.execute("INSERT INTO t VALUES(1)")
+    follows(cluster.replica, "empty.db", "SELECT x FROM t", 1)
+    images.check_same(cluster, "empty.db")
+
+
+@case
+def copied_over_while_open(run: Run) -> None:
+    """`cp new.db target.db` below the mount becomes one transaction."""
+    cluster = run.shared()
+    aside = run.new_folder("aside") / "new.db"
+    fill(aside, 30, journal="DELETE")
+    target = cluster.primary.mount / "cp.db"
+    fill(target, 3, journal="DELETE")
+    follows(cluster.replica, "cp.db", "SELECT count(*) FROM t", 3)
+    copy_over(aside, target)
+    follows(cluster.replica, "cp.db", "SELECT count(*) FROM t", 30)
+    images.check_same(cluster, "cp.db")
+
+
+def copy_over(source: Path, target: Path) -> None:
+    """What cp does: truncate and write."""
+    shutil.copyfile(source, target)
