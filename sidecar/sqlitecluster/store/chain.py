@@ -1,0 +1,154 @@
+"""Finding a database's position again: LTX files, the log's leftovers, and the state words.
+
+Rules:
+    1. The chain is what counts; the state words add only a base without files, and may
+       keep a position whose newest file turned out damaged (it is known, just not in files).
+    2. A blob of the log that does not continue the chain goes to lost+found.
+    3. The newest file is verified; the others are when they are read.
+
+Called by ``database.DatabaseStore`` when it is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from sqlitecluster.errors import CorruptLTX, FormatError, LimitError
+from sqlitecluster.ltx import HEADER_SIZE, TRAILER_SIZE, Decoder, Header, Trailer, decode
+from sqlitecluster.replication.position import ZERO, Position
+from sqlitecluster.store.log import Logged
+from sqlitecluster.store.state import StateWord
+from sqlitecluster.store.tail import Entry
+
+if TYPE_CHECKING:
+    from sqlitecluster.store.database import DatabaseStore
+    from sqlitecluster.store.node import NodeStore
+
+log = logging.getLogger(__name__)
+
+
+def load(database: DatabaseStore, node: NodeStore) -> None:
+    """Set the position and the tail of a database that is being opened."""
+    words = database.state.words
+    leftovers = _take_leftovers(database, node)
+    trusted = database.state.trusted
+    known = Position(int(words[StateWord.TXID]), int(words[StateWord.CHECKSUM]))
+    if trusted and not leftovers and _clean(database, known):
+        database.position = known
+        return
+    newest = _newest_file(database)
+    base = Position(int(words[StateWord.BASE_TXID]), int(words[StateWord.BASE_CHECKSUM]))
+    reached, header = (newest[1], newest[0]) if newest is not None else (ZERO, None)
+    if base.txid > reached.txid:
+        reached, header = base, None
+    if trusted and known.txid > reached.txid and not _continues(leftovers, reached):
+        reached, header = known, None
+    reached, last = _join(database, node, leftovers, reached)
+    _set(database, reached, last or header, trusted and reached == known)
+
+
+def verify(data: bytes, min_txid: int, max_txid: int) -> Header:
+    """Check the bytes of a stored file, whole, and that it is what its name says."""
+    header = decode(data).header
+    if (header.min_txid, header.max_txid) != (min_txid, max_txid):
+        raise CorruptLTX(f"holds transactions {header.min_txid} to {header.max_txid} instead of the named ones")
+    return header
+
+
+def _clean(database: DatabaseStore, known: Position) -> bool:
+    newest = database.files.newest()
+    return newest.max_txid <= known.txid if newest is not None else True
+
+
+def _take_leftovers(database: DatabaseStore, node: NodeStore) -> list[Logged]:
+    void = int(database.state.words[StateWord.BASE_LOG_SEQ])
+    if void > node.log.sequence:
+        void = 0  # another log than the one that was reset against: its records are all newer
+    taken = []
+    for place in node.take_recovered(database.name):
+        if place.sequence <= void:
+            node.log.release(place.segment)
+        else:
+            taken.append(place)
+    return taken
+
+
+def _newest_file(database: DatabaseStore) -> tuple[Header, Position] | None:
+    """Header and end of the newest LTX file that is not damaged."""
+    while (info := database.files.newest()) is not None:
+        path = database.files.file_path(info)
+        try:
+            with open(path, "rb") as file:
+                decoder = Decoder(file.read)
+                for _page in decoder.pages():
+                    pass
+            header = decoder.header
+            if (header.min_txid, header.max_txid) != (info.min_txid, info.max_txid):
+                raise CorruptLTX(f"holds transactions {header.min_txid} to {header.max_txid}")
+        except (FormatError, LimitError, CorruptLTX) as error:
+            database.quarantine(path, error.message)
+            continue
+        return header, Position(header.max_txid, decoder.trailer.post_apply)
+    return None
+
+
+def _continues(leftovers: list[Logged], reached: Position) -> bool:
+    for place in leftovers:
+        head = place.segment.read(place.offset, HEADER_SIZE)
+        if head is not None:
+            header = Header.parse(head)
+            return header.min_txid <= reached.txid + 1
+    return False
+
+
+def _join(
+    database: DatabaseStore, node: NodeStore, leftovers: list[Logged], reached: Position
+) -> tuple[Position, Header | None]:
+    last: Header | None = None
+    for at, place in enumerate(leftovers):
+        blob = place.segment.read(place.offset, place.size) or b""
+        try:
+            header = Header.parse(blob[:HEADER_SIZE])
+            post = Trailer.parse(blob[-TRAILER_SIZE:]).post_apply
+        except (FormatError, LimitError):
+            header, post = None, 0
+        if header is not None and header.max_txid <= reached.txid:
+            node.log.release(place.segment)  # already in a file
+            continue
+        if header is None or not _follows(header, reached):
+            _set_aside(database, node, leftovers[at:], reached)
+            break
+        database.tail.add(Entry(header.min_txid, header.max_txid, post, place, None))
+        reached, last = Position(header.max_txid, post), header
+    return reached, last
+
+
+def _follows(header: Header, reached: Position) -> bool:
+    if header.min_txid != reached.txid + 1:
+        return header.min_txid <= reached.txid
+    return reached.txid == 0 or header.pre_apply == reached.checksum
+
+
+def _set_aside(database: DatabaseStore, node: NodeStore, places: list[Logged], reached: Position) -> None:
+    blobs = []
+    for place in places:
+        blob = place.segment.read(place.offset, place.size)
+        if blob is not None:
+            blobs.append((f"log-{place.sequence:016x}.ltx", blob))
+    kept = node.keep(database.name, "log does not continue", [], blobs)
+    for place in places:
+        node.log.release(place.segment)
+    log.error("%s: %d logged transactions do not continue %s: moved to %s", database.name, len(places), reached, kept)
+
+
+def _set(database: DatabaseStore, reached: Position, header: Header | None, unchanged: bool) -> None:
+    database.position = reached
+    if unchanged:
+        return
+    words = database.state.words
+    database.state.touch()
+    words[StateWord.TXID], words[StateWord.CHECKSUM] = reached.txid, reached.checksum
+    if header is not None:
+        words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = header.page_size, header.commit
+        words[StateWord.TIMESTAMP_MS] = header.timestamp_ms

@@ -1,0 +1,413 @@
+"""The store of one database: where it stands and which transactions it can give.
+
+Capture (on a primary) or apply (on a replica) is the only thread that changes a
+database; streams read from other threads at the same time.
+
+Rules:
+    1. ``append`` writes the log, then the position, then the page checksums; a kill
+       between any two is repaired at the next open from the log.
+    2. ``position`` is one immutable value, replaced whole.
+    3. What leaves the chain (a diverged tail, a damaged file) goes to lost+found.
+
+Called by capture, apply, streams; opened through ``node.NodeStore``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlitecluster.errors import CorruptLTX, FormatError, LimitError, PositionMismatch
+from sqlitecluster.ltx import Header
+from sqlitecluster.replication.position import ZERO, Position
+from sqlitecluster.store import chain
+from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
+from sqlitecluster.store.ltxdir import LTXDirectory, LTXFileInfo
+from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateFile, StateWord
+from sqlitecluster.store.tail import Entry, Tail
+from sqlitecluster.units import encode_name
+
+if TYPE_CHECKING:
+    from sqlitecluster.store.node import NodeStore
+
+log = logging.getLogger(__name__)
+
+LARGE_BLOB: Final = 4 << 20  # bytes; larger ones become an LTX file at once instead of passing through the log
+
+
+@dataclass(frozen=True, slots=True)
+class WalMark:
+    """Where capture continues in a WAL."""
+
+    salt1: int
+    salt2: int
+    end: int
+    """Bytes of the WAL that are captured; 0 when there is no captured WAL."""
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLTX:
+    """One piece of the chain: an LTX file or blob that holds transactions min … max."""
+
+    min_txid: int
+    max_txid: int
+    size: int
+    """Bytes."""
+    blob: bytes | None
+    path: Path | None
+    """Set when it is a file; large ones are better read in parts."""
+
+
+class DatabaseStore:
+    """Positions, transactions and page checksums of one database."""
+
+    def __init__(self, node: NodeStore, name: str) -> None:
+        self.name = name
+        self.dir = node.data_dir / "dbs" / encode_name(name)
+        self._node = node
+        self._name = name.encode()
+        if not self.dir.is_dir():
+            self.dir.mkdir(parents=True, exist_ok=True)
+            node.disk.fsync_dir(self.dir.parent)
+        self.state = StateFile(self.dir / "state", node.disk)
+        self._words = self.state.words
+        self.files = LTXDirectory(self.dir / "ltx", node.disk)
+        self.tail = Tail(node.ring)
+        self._checksums: ChecksumArray | None = None
+        self._open_lock = threading.Lock()
+        self.position: Position = ZERO
+        """The newest transaction; a new object with each one."""
+        self._pins: dict[str, int] = {}
+        chain.load(self, node)
+
+    # -- where it stands ------------------------------------------------------------
+
+    @property
+    def page_size(self) -> int:
+        """Bytes; 0 before the first transaction."""
+        return int(self._words[StateWord.PAGE_SIZE])
+
+    @property
+    def commit(self) -> int:
+        """Pages at ``position``; 0 when dropped or new."""
+        return int(self._words[StateWord.COMMIT])
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Wall clock of the newest transaction, given by the primary."""
+        return int(self._words[StateWord.TIMESTAMP_MS])
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the newest transaction."""
+        return int(self._words[StateWord.EPOCH])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Note the epoch that transactions belong to from now on."""
+        self.state.touch()
+        self._words[StateWord.EPOCH] = epoch
+
+    @property
+    def checksums(self) -> ChecksumArray:
+        """The page checksums; mapped when first asked for."""
+        if self._checksums is None:
+            with self._open_lock:
+                if self._checksums is None:
+                    self._checksums = ChecksumArray(self.dir / "checksums", self._node.disk)
+        return self._checksums
+
+    # -- going on ---------------------------------------------------------------------
+
+    def append(
+        self,
+        ltx_bytes: bytes,
+        header: Header,
+        trailer_post: int,
+        pgnos: PageNumbers | None = None,
+        sums: Sums | None = None,
+    ) -> None:
+        """Take the next transactions in; not durable until the log is synced (at most 50 ms later).
+
+        With ``pgnos`` and ``sums`` (all pages of the blob and their checksums) the page
+        checksums follow in the right order. Without, the caller stores them after this
+        call and ends with ``checksums.mark(txid)``.
+
+        Raises:
+            PositionMismatch: the blob does not continue from ``position``.
+            NoSpace: the disk is full; nothing was changed.
+        """
+        self.check_continues(header)
+        size = len(ltx_bytes)
+        if size > LARGE_BLOB:
+            self._node.log.sync()
+            self.files.install(0, header.min_txid, header.max_txid, (ltx_bytes,))
+        else:
+            place = self._node.log.append(self._name, ltx_bytes)
+            self.tail.add(Entry(header.min_txid, header.max_txid, trailer_post, place, ltx_bytes))
+            self._node.appended()
+        self._advance(header, trailer_post)
+        if pgnos is not None and sums is not None:
+            self._store_sums(header, pgnos, sums)
+
+    def append_file(self, path: Path, header: Header, trailer_post: int) -> None:
+        """Take in a finished, verified LTX file of this file system; it is moved. Durable at return.
+
+        For transactions too large for memory. Page checksums are the caller's, as with ``append``.
+
+        Raises:
+            PositionMismatch: the file does not continue from ``position``.
+        """
+        self.check_continues(header)
+        self._node.log.sync()
+        self.files.adopt(0, header.min_txid, header.max_txid, path)
+        self._advance(header, trailer_post)
+
+    def check_continues(self, header: Header) -> None:
+        """Raise PositionMismatch unless a file with this header may follow ``position``."""
+        at = self.position
+        following = at.txid + 1
+        if not header.min_txid <= following <= header.max_txid:
+            raise PositionMismatch(at, f"{header.min_txid - 1:016x}")
+        if header.min_txid == following and following != 1 and header.pre_apply != at.checksum:
+            raise PositionMismatch(at, Position(header.min_txid - 1, header.pre_apply))
+
+    def sync(self) -> None:
+        """Make every appended transaction durable now."""
+        self._node.log.sync()
+
+    def _advance(self, header: Header, post: int) -> None:
+        words = self._words
+        if words[StateWord.CLEAN]:
+            self.state.touch()
+        words[StateWord.TXID] = header.max_txid
+        words[StateWord.CHECKSUM] = post
+        words[StateWord.PAGE_SIZE] = header.page_size
+        words[StateWord.COMMIT] = header.commit
+        words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
+        self.position = Position(header.max_txid, post)
+
+    def _store_sums(self, header: Header, pgnos: PageNumbers, sums: Sums) -> None:
+        checksums = self.checksums
+        if checksums.page_size != header.page_size:
+            checksums.reset(header.page_size)
+        checksums.truncate(header.commit)
+        checksums.set_many(pgnos, sums)
+        checksums.mark(header.max_txid)
+
+    def reset(
+        self, position: Position, *, page_size: int, commit: int, timestamp_ms: int, epoch: int | None = None
+    ) -> None:
+        """Start the chain anew at a position, after a snapshot was installed. Durable at return.
+
+        LTX files stay for the retention to remove; ``keep_tail`` first moves those of a
+        diverged history away. Page checksums are the caller's.
+        """
+        for entry in self.tail.clear():
+            self._node.log.release(entry.place.segment)
+        gone = [info for info in self.files.files if info.max_txid > position.txid]
+        if gone:
+            self._node.keep(self.name, "reset", [self.files.file_path(info) for info in gone], [])
+            self.files.forget(gone)
+        words = self._words
+        self.state.touch()
+        words[StateWord.BASE_LOG_SEQ] = self._node.log.sequence
+        words[StateWord.BASE_TXID], words[StateWord.BASE_CHECKSUM] = position.txid, position.checksum
+        words[StateWord.TXID], words[StateWord.CHECKSUM] = position.txid, position.checksum
+        words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = page_size, commit
+        words[StateWord.TIMESTAMP_MS] = timestamp_ms
+        if epoch is not None:
+            words[StateWord.EPOCH] = epoch
+        self.state.sync()
+        self.position = position
+
+    def keep_tail(self, from_txid: int, reason: str) -> Path | None:
+        """Move transactions above ``from_txid`` into lost+found, as LTX files; returns the folder.
+
+        The position does not change: a re-sync with ``reset`` follows. A file that holds
+        ``from_txid`` and later ones is moved whole.
+        """
+        infos = [info for info in self.files.files if info.max_txid > from_txid]
+        blobs: list[tuple[str, bytes]] = []
+        for entry in self.tail.uncut():
+            blob = entry.read() if entry.max_txid > from_txid else None
+            if blob is not None:
+                blobs.append((f"{entry.min_txid:016x}-{entry.max_txid:016x}.ltx", blob))
+        if not infos and not blobs:
+            return None
+        paths = [self.files.file_path(info) for info in infos]
+        kept = self._node.keep(self.name, reason, paths, blobs)
+        self.files.forget(infos)
+        return kept
+
+    # -- giving it out ------------------------------------------------------------------
+
+    def since(self, txid: int) -> Iterator[bytes] | None:
+        """LTX blobs that lead from ``txid`` to the present; None when a snapshot is needed.
+
+        Blobs may begin before ``txid + 1``. The iterator ends at the newest transaction,
+        or early when a file was removed meanwhile: ask again from there.
+        """
+        if txid == self.position.txid:
+            return iter(())
+        first = self.next_after(txid)
+        return None if first is None else self._walk(first)
+
+    def next_after(self, txid: int) -> StoredLTX | None:
+        """The piece of the chain that holds ``txid + 1``; None when there is none (any more)."""
+        wanted = txid + 1
+        entry = self.tail.find(wanted)
+        if entry is not None:
+            blob = entry.read()
+            if blob is not None:
+                return StoredLTX(entry.min_txid, entry.max_txid, len(blob), blob, None)
+        info = self.files.find(wanted)
+        if info is None:
+            return None
+        return StoredLTX(info.min_txid, info.max_txid, info.size, None, self.files.file_path(info))
+
+    def read(self, piece: StoredLTX) -> bytes | None:
+        """The bytes of a piece, verified when they come from a file.
+
+        None when the file is gone; a damaged file is moved to lost+found and gives None too.
+        """
+        if piece.blob is not None:
+            return piece.blob
+        if piece.path is None:
+            return None
+        try:
+            data = piece.path.read_bytes()
+            chain.verify(data, piece.min_txid, piece.max_txid)
+        except FileNotFoundError:
+            return None
+        except (FormatError, LimitError, CorruptLTX) as error:
+            self.quarantine(piece.path, error.message)
+            return None
+        return data
+
+    def quarantine(self, path: Path, why: str) -> None:
+        """Move a damaged LTX file to lost+found."""
+        infos = [info for info in self.files.files if self.files.file_path(info) == path]
+        self.files.forget(infos)
+        if infos:
+            kept = self._node.keep(self.name, "corrupt", [path], [])
+            log.error("%s: damaged LTX file %s moved to %s: %s", self.name, path.name, kept, why)
+            self._node.corrupt_files += 1
+
+    def _walk(self, piece: StoredLTX | None) -> Iterator[bytes]:
+        while piece is not None:
+            data = self.read(piece)
+            if data is None:
+                return
+            yield data
+            if piece.max_txid >= self.position.txid:
+                return
+            piece = self.next_after(piece.max_txid)
+
+    def pin(self, key: str, txid: int) -> None:
+        """Keep LTX above ``txid`` for somebody (a replica, a backup) beyond the age limit."""
+        self._pins = {**self._pins, key: txid}
+
+    def unpin(self, key: str) -> None:
+        """End a pin."""
+        self._pins = {k: v for k, v in self._pins.items() if k != key}
+
+    @property
+    def pinned(self) -> int | None:
+        """The lowest pinned TXID."""
+        return min(self._pins.values(), default=None)
+
+    # -- words of the two sides ------------------------------------------------------------
+
+    @property
+    def wal_mark(self) -> WalMark | None:
+        """Where capture continues; None when unknown (no WAL captured, or killed while storing it)."""
+        words = self._words
+        if words[StateWord.WAL_SEQ] % 2 or not words[StateWord.WAL_END]:
+            return None
+        return WalMark(
+            int(words[StateWord.WAL_SALT1]),
+            int(words[StateWord.WAL_SALT2]),
+            int(words[StateWord.WAL_END]),
+            int(words[StateWord.WAL_GEN]),
+        )
+
+    def set_wal_mark(self, salt1: int, salt2: int, end_offset: int, gen: int) -> None:
+        """Note how far a WAL is captured [capture]; ``end_offset`` 0 means no WAL."""
+        words = self._words
+        if words[StateWord.CLEAN]:
+            self.state.touch()
+        seq = words[StateWord.WAL_SEQ] | 1
+        words[StateWord.WAL_SEQ] = seq
+        words[StateWord.WAL_SALT1], words[StateWord.WAL_SALT2] = salt1, salt2
+        words[StateWord.WAL_END], words[StateWord.WAL_GEN] = end_offset, gen
+        words[StateWord.OWNER] = OWNER_PROGRAMS
+        words[StateWord.WAL_OWNER] = 0
+        words[StateWord.WAL_SEQ] = seq + 1
+
+    @property
+    def wal_owner(self) -> int:
+        """1: the WAL was written by the sidecar of a replica."""
+        return int(self._words[StateWord.WAL_OWNER])
+
+    def set_wal_owner(self, owner: int) -> None:
+        """Say who writes the WAL; a replica sets 1 before its first frame."""
+        self.state.touch()
+        self._words[StateWord.WAL_OWNER] = owner
+        self._words[StateWord.OWNER] = OWNER_SIDECAR if owner else OWNER_PROGRAMS
+
+    @property
+    def owner(self) -> int:
+        """OWNER_*: who changed the image last."""
+        return int(self._words[StateWord.OWNER])
+
+    @property
+    def applied(self) -> int:
+        """Replica: the transaction that readers see."""
+        return int(self._words[StateWord.APPLIED])
+
+    def set_applied(self, txid: int, checksum: int | None = None) -> None:
+        """Replica: note that the image shows ``txid`` (default checksum: of the position, if it is that)."""
+        words = self._words
+        if words[StateWord.CLEAN]:
+            self.state.touch()
+        if checksum is None:
+            checksum = self.position.checksum if txid == self.position.txid else 0
+        words[StateWord.APPLIED_CHECKSUM] = checksum
+        words[StateWord.APPLIED] = txid
+        words[StateWord.OWNER] = OWNER_SIDECAR
+
+    @property
+    def durable(self) -> int:
+        """Replica: the transaction up to which the database file was fsynced."""
+        return int(self._words[StateWord.DURABLE])
+
+    def set_durable(self, txid: int) -> None:
+        """Replica: note a checkpoint that was fsynced."""
+        self.state.touch()
+        self._words[StateWord.DURABLE] = txid
+
+    @property
+    def needs_compare(self) -> bool:
+        """Whether the image must be compared with the page checksums before it is trusted."""
+        return bool(self._words[StateWord.NEEDS_COMPARE])
+
+    def set_needs_compare(self, wanted: bool) -> None:
+        """Ask for the comparison, or say that it was done."""
+        self.state.touch()
+        self._words[StateWord.NEEDS_COMPARE] = int(wanted)
+
+    def forget_files(self, infos: list[LTXFileInfo]) -> None:
+        """Remove LTX files for good [retention, compaction]."""
+        self.files.remove(infos)
+
+    def close(self) -> None:
+        """Leave it in order; everything was cut before."""
+        if self._checksums is not None:
+            self._checksums.close()
+            self._checksums = None
+        self.state.close()

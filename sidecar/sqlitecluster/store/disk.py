@@ -1,0 +1,96 @@
+"""The disk as the store uses it: every durable step goes through one ``Disk``.
+
+Tests put a recording or failing ``Disk`` here. Reads go to the file system directly;
+mapped files (``words``) are outside, their loss is covered by recovery.
+
+Rules:
+    1. A file that others may find appears whole: written beside, synced, renamed, and
+       its directory synced.
+    2. ENOSPC becomes NoSpace; every other OSError stays what it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sqlitecluster.errors import NoSpace
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Disk:
+    """The real disk."""
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all buffers at an offset, whole."""
+        total = sum(map(len, buffers))
+        try:
+            done = os.pwritev(fd, buffers, offset)
+            if done != total:
+                rest = memoryview(b"".join(buffers))
+                while done < total:
+                    done += os.pwrite(fd, rest[done:], offset + done)
+        except OSError as error:
+            raise _translate(error) from error
+
+    def fdatasync(self, fd: int) -> None:
+        """Make a file's bytes durable."""
+        os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        """Make a file's bytes and size durable."""
+        os.fsync(fd)
+
+    def fsync_dir(self, path: Path | str) -> None:
+        """Make a directory's names durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Take room for ``size`` bytes now, so that later stores cannot meet a full disk."""
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            raise _translate(error) from error
+
+    def replace(self, source: Path | str, target: Path | str) -> None:
+        """Rename within one file system."""
+        os.replace(source, target)
+
+    def unlink(self, path: Path | str) -> None:
+        """Remove a file; a missing one is fine."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def write_file(self, path: Path, chunks: Iterable[Buffer], *, sync_dir: bool = True) -> None:
+        """Put a whole file in place: beside, fsync, rename, directory fsync."""
+        temporary = path.with_name(path.name + ".tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            offset = 0
+            for chunk in chunks:
+                self.pwritev(fd, [chunk], offset)
+                offset += len(chunk)
+            self.fsync(fd)
+        except BaseException:
+            os.close(fd)
+            self.unlink(temporary)
+            raise
+        os.close(fd)
+        self.replace(temporary, path)
+        if sync_dir:
+            self.fsync_dir(path.parent)
+
+
+def _translate(error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"the disk is full: {error.strerror}")
+    return error

@@ -1,0 +1,87 @@
+"""The words that the store keeps per database beside its log and LTX files.
+
+One mapped page, ``dbs/<enc>/state``. Its 64 words are one 512-byte sector, so that a
+power cut leaves an old or a new version, never a mixture.
+
+Rules:
+    1. Positions are found again from LTX files and the log; the words here only add
+       what those cannot say (a base without files, how far an image was applied).
+    2. After a reboot without an orderly stop they are older than the truth, never newer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sqlitecluster.errors import CorruptStore
+from sqlitecluster.store.boot import boot_id
+from sqlitecluster.store.disk import Disk
+from sqlitecluster.store.words import WordFile
+
+_MAGIC: Final = int.from_bytes(b"SCSTATE1", "big")
+
+OWNER_NONE, OWNER_PROGRAMS, OWNER_SIDECAR = range(3)
+
+
+class StateWord:
+    """Indices of the words."""
+
+    MAGIC = 0
+    BOOT = 1  # boot id of the last writer
+    CLEAN = 2  # 1 after an orderly stop
+    TXID = 3
+    CHECKSUM = 4
+    PAGE_SIZE = 5  # bytes
+    COMMIT = 6  # pages
+    TIMESTAMP_MS = 7
+    EPOCH = 8
+    BASE_TXID = 9  # position of the last reset: a chain may start here without files
+    BASE_CHECKSUM = 10
+    BASE_LOG_SEQ = 11  # records of the log up to this number are void for this database
+    WAL_SEQ = 12  # odd while the four words below are being written
+    WAL_SALT1 = 13
+    WAL_SALT2 = 14
+    WAL_END = 15  # bytes of the WAL that are captured
+    WAL_GEN = 16
+    WAL_OWNER = 17  # 1: the WAL was written by the sidecar of a replica
+    APPLIED = 18  # replica: transaction that the image (database and WAL) shows
+    APPLIED_CHECKSUM = 19
+    DURABLE = 20  # replica: transaction up to which the database file was fsynced
+    OWNER = 21  # OWNER_*: who changes the image
+    NEEDS_COMPARE = 22  # 1: compare the image with the checksums when the replicator runs
+    WORDS = 64
+
+
+class StateFile:
+    """The mapped words of one database."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self._file = WordFile(path, StateWord.WORDS, disk)
+        self.words = self._file.cells
+        if self.words[StateWord.MAGIC] == 0:
+            self.words[StateWord.BOOT] = boot_id()
+            self.words[StateWord.CLEAN] = 1
+            self.words[StateWord.MAGIC] = _MAGIC
+        elif self.words[StateWord.MAGIC] != _MAGIC:
+            raise CorruptStore(f"{path}: not a file of state words")
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the words come from this boot or from an orderly stop."""
+        return bool(self.words[StateWord.CLEAN]) or self.words[StateWord.BOOT] == boot_id()
+
+    def touch(self) -> None:
+        """Say that the words are about to change."""
+        if self.words[StateWord.CLEAN]:
+            self.words[StateWord.BOOT] = boot_id()
+            self.words[StateWord.CLEAN] = 0
+
+    def sync(self) -> None:
+        """Make the words durable."""
+        self._file.sync()
+
+    def close(self) -> None:
+        """Make them durable and say that the stop was orderly."""
+        self.words[StateWord.CLEAN] = 1
+        self.sync()
