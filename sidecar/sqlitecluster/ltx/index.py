@@ -38,7 +38,7 @@ def put_varint(out: bytearray, value: int) -> None:
 
 def finish(entries: bytearray) -> bytes:
     """The index section of already appended entries."""
-    return b"%b\0%b" % (entries, (len(entries) + 1).to_bytes(8, "big"))
+    return bytes(entries) + b"\0" + (len(entries) + 1).to_bytes(8, "big")
 
 
 def _get_varint(raw: bytes, at: int) -> tuple[int, int]:

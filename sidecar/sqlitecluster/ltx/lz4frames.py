@@ -44,7 +44,7 @@ class FrameReader:
         head = self._read(6)
         flags, descriptor = head[4], head[5]
         largest = 1 << (8 + 2 * (descriptor >> 4 & 7))
-        if head[:4] != LZ4_MAGIC or flags & _VERSION_MASK != _VERSION or flags & _DICTIONARY or not 1 << 16 <= largest:
+        if head[:4] != LZ4_MAGIC or flags & _VERSION_MASK != _VERSION or flags & _DICTIONARY or largest < 1 << 16:
             raise LTXError("lz4 frame", head, "not a frame that is accepted")
         head += self._read(9 if flags & _CONTENT_SIZE else 1)
         decompressor = lz4.frame.LZ4FrameDecompressor()
