@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlitecluster import failpoints
+from sqlitecluster.units import encode_name
 
 if TYPE_CHECKING:
     from sqlitecluster.config.model import NodeConfig
     from sqlitecluster.ltx import Header
     from sqlitecluster.replication.position import Position
     from sqlitecluster.shared import Bell, State
+    from sqlitecluster.store.database import DatabaseStore
     from sqlitecluster.store.node import NodeStore
 
 log = logging.getLogger(__name__)
@@ -185,3 +187,9 @@ class NodeServices:
     on_transaction: Callable[[str, Header, Position], None] = _ignore_transaction
     """(name, header, position) after a capture or an apply; any thread."""
     failpoint: Callable[[str], None] = failpoints.hit
+
+    def find(self, name: str) -> DatabaseStore | None:
+        """The store of a database that has one; makes nothing."""
+        if (self.store.data_dir / "dbs" / encode_name(name)).is_dir():
+            return self.store.open(name)
+        return None

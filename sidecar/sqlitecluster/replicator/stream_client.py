@@ -1,0 +1,228 @@
+"""The replica's end of the stream: connect, claim, receive, acknowledge, reconnect.
+
+One asyncio task for the node's life. Frames go to ``receive.Receiver``; work goes to the
+apply thread through a ``WorkQueue``.
+
+Rules:
+    1. Any end of a stream is followed by another try after 1 s and some jitter; a peer
+       of another cluster, or this node itself, is asked again only every 15 s.
+    2. Silence of 5 s (heartbeats come each second) ends a stream.
+    3. Positions are claimed when the apply thread has nothing left to do, so that they
+       are what the database really holds.
+    4. While the apply thread has too much to do, the socket is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import aiohttp
+
+from sqlitecluster.errors import ClusterMismatch, SQLiteClusterError, StreamError, WireError, from_wire
+from sqlitecluster.replication import wire
+from sqlitecluster.replication.lineage import Hello, check_epoch, meet
+from sqlitecluster.replication.wire import Claim, Frame, FrameType, Parser
+from sqlitecluster.replicator.counters import Counters
+from sqlitecluster.replicator.lag import LagMeter
+from sqlitecluster.replicator.receive import Receiver
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.work import Marker, WorkQueue
+from sqlitecluster.shared import NodeWord
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 1.0
+REFUSED_RETRY_S: Final = 15.0
+READ_S: Final = 5.0
+CONNECT_S: Final = 5.0
+ACK_S: Final = 0.5
+_STREAM_CODES: Final = ("StreamBroken", "ClusterMismatch", "NoPrimary", "InvalidFrame")
+
+
+class StreamClient:
+    """Follows one primary."""
+
+    def __init__(
+        self,
+        node: NodeServices,
+        queue: WorkQueue,
+        receiver: Receiver,
+        lag: LagMeter,
+        hello: Callable[[], Hello],
+        counters: Counters,
+    ) -> None:
+        self._node = node
+        self._queue = queue
+        self._receiver = receiver
+        self._lag = lag
+        self._hello = hello
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._acked: dict[str, int] = {}
+        self._again = asyncio.Event()
+        self.primary: Hello | None = None
+        self.connected = False
+        self.on_primary: Callable[[], None] = lambda: None
+        self.on_sync: Callable[[], None] = lambda: None
+        receiver.on_ready = self._ready
+        receiver.on_heartbeat = self._heartbeat
+
+    def room(self) -> None:
+        """Apply thread: there is room in the queue again."""
+        self._loop.call_soon_threadsafe(self._room.set)
+
+    def resync(self, name: str) -> None:
+        """Apply thread: this database's image cannot be continued; claim it anew."""
+        self._loop.call_soon_threadsafe(self._resync, name, True)
+
+    def reclaim(self, name: str) -> None:
+        """Apply thread: a transaction did not fit; connect again with real positions."""
+        self._loop.call_soon_threadsafe(self._resync, name, False)
+
+    async def run(self) -> None:
+        """Follow the primary until cancelled."""
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S), read_bufsize=1 << 18
+        ) as session:
+            while True:
+                pause = RETRY_S
+                try:
+                    await self._drained()
+                    await self._follow(session)
+                except ClusterMismatch as error:
+                    self._node.problems.report(error.code, error.message)
+                    pause = REFUSED_RETRY_S
+                except SQLiteClusterError as error:
+                    self._node.problems.report(error.code, error.message)
+                except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                    self._node.problems.report("NoPrimary", f"{self._node.config.primary_url}: {_text(error)}")
+                finally:
+                    self._ended()
+                await asyncio.sleep(pause * random.uniform(1.0, 1.3))
+
+    async def _follow(self, session: aiohttp.ClientSession) -> None:
+        url = self._node.config.primary_url.rstrip("/") + "/stream"
+        self._again.clear()
+        async with session.post(url, data=self._body(), headers={"Expect": ""}) as response:
+            if response.status != 200:
+                await _raise_refusal(response)
+            self._counters.connects += 1
+            parser = Parser()
+            async for data in response.content.iter_any():
+                self._counters.bytes_received += len(data)
+                for frame in parser.feed(data):
+                    if self.primary is None or not self.connected:
+                        self._met(frame)
+                    else:
+                        await self._receiver.feed(frame)
+                if self._again.is_set():
+                    raise StreamError("positions changed; connecting again")
+                if self._queue.full:
+                    self._room.clear()
+                    await self._room.wait()
+        raise StreamError("the primary closed the connection" + (" inside a frame" if parser.pending else ""))
+
+    def _met(self, frame: Frame) -> None:
+        if frame.type is FrameType.ERROR:
+            error = wire.decode_json(frame)
+            raise from_wire(str(error.get("code", "")), str(error.get("message", "")))
+        if frame.type is not FrameType.HELLO:
+            raise WireError("type", frame.type.name, "a stream begins with HELLO")
+        peer = Hello.from_wire(wire.decode_json(frame))
+        adopt = meet(self._hello(), peer)
+        state = self._node.state
+        state.node[NodeWord.EPOCH] = check_epoch(state.node[NodeWord.EPOCH], peer)
+        if adopt is not None:
+            log.info("joining cluster %s of primary %s", adopt, peer.name)
+            self._node.store.set_cluster_id(adopt)
+        changed = self.primary != peer
+        self.primary, self.connected = peer, True
+        state.set_primary_name(self._node.config.primary_name or peer.name)
+        for code in _STREAM_CODES:
+            self._node.problems.clear(code)
+        self._lag.restart()
+        log.info("following primary %s", peer.name)
+        if changed:
+            self.on_primary()
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        """Claims first, then acknowledgements for as long as the stream lives."""
+        yield wire.encode_json(FrameType.HELLO, self._hello().to_wire())
+        partials = self._receiver.assembler.partials()
+        self._acked = {}
+        for name in self._node.store.names():
+            db = self._node.find(name)
+            if db is not None and not db.position.is_zero:
+                resync = name in self._receiver.resync
+                partial = None if resync else partials.get(name)
+                self._acked[name] = db.position.txid
+                yield wire.encode_claim(Claim(name, db.position, resync, partial))
+        yield wire.encode(FrameType.POSITIONS_END)
+        while True:
+            await asyncio.sleep(ACK_S)
+            yield self._acks()
+
+    def _acks(self) -> bytes:
+        parts = [wire.encode_heartbeat(time.time_ns() // 1_000_000)]
+        for name in self._node.store.names():
+            db = self._node.find(name)
+            if db is not None and self._acked.get(name) != db.position.txid:
+                self._acked[name] = db.position.txid
+                parts.append(wire.encode_position(FrameType.ACK, name, db.position))
+        return b"".join(parts)
+
+    def _ready(self) -> None:
+        self._queue.put(Marker(self._later(self._in_sync)))
+
+    def _in_sync(self) -> None:
+        self._lag.in_sync = True
+        self.on_sync()
+
+    def _heartbeat(self, primary_ms: int) -> None:
+        self._lag.heartbeat(primary_ms, time.time_ns() // 1_000_000)
+        self._queue.put(Marker(lambda: self._lag.visible(primary_ms, time.time_ns() // 1_000_000)))
+
+    def _resync(self, name: str, snapshot: bool) -> None:
+        if snapshot:
+            self._receiver.resync.add(name)
+        self._receiver.assembler.forget(name)
+        self._again.set()
+
+    def _later(self, call: Callable[[], None]) -> Callable[[], None]:
+        """The same call, made in the event loop, for another thread."""
+
+        def schedule() -> None:
+            self._loop.call_soon_threadsafe(call)
+
+        return schedule
+
+    def _ended(self) -> None:
+        self.connected = False
+        self._receiver.broken()
+
+    async def _drained(self) -> None:
+        """Wait until the apply thread has done all it was given."""
+        done = asyncio.Event()
+        self._queue.put(Marker(self._later(done.set)))
+        await done.wait()
+
+
+async def _raise_refusal(response: aiohttp.ClientResponse) -> None:
+    raw = (await response.content.read(wire.MAX_JSON)).decode("utf-8", "replace")
+    try:
+        value = json.loads(raw)
+        code, message = str(value["code"]), str(value["message"])
+    except (ValueError, KeyError, TypeError):
+        raise StreamError(f"the primary answered {response.status}: {raw[:200]}") from None
+    raise from_wire(code, message)
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,273 @@
+"""``POST /stream`` on the primary: transactions of all databases to one replica.
+
+The request body is the replica's claims, then its acknowledgements; the response is an
+endless chunked body of frames (``replication.wire``), both at the same time.
+
+Rules:
+    1. Lanes are asked in turn, one frame each, so that every database moves.
+    2. Nothing is queued: a frame is made when the socket takes it. A replica that does
+       not read costs one socket buffer.
+    3. A transaction frame is written in the same turn of the loop that learned of it.
+    4. A replica that says nothing for ``SILENCE_S`` is disconnected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from sqlitecluster.errors import NotPrimary, SQLiteClusterError, StreamError, WireError
+from sqlitecluster.replication import wire
+from sqlitecluster.replication.decide import Reason
+from sqlitecluster.replication.lineage import Hello, meet
+from sqlitecluster.replication.position import ZERO
+from sqlitecluster.replication.wire import Claim, Frame, FrameType, Parser
+from sqlitecluster.replicator.counters import Counters
+from sqlitecluster.replicator.dispatch import Committed
+from sqlitecluster.replicator.lane import Lane
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.snapshot_send import Pages, SnapshotSender
+
+if TYPE_CHECKING:
+    from sqlitecluster.store.database import DatabaseStore
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 1.0
+SILENCE_S: Final = 30.0
+CLAIMS_S: Final = 30.0
+_WRITE_BYTES: Final = 128 * 1024
+MAX_CLAIMS: Final = 16_384
+
+
+class StreamHub:
+    """All replicas that are connected to this primary."""
+
+    def __init__(
+        self,
+        node: NodeServices,
+        hello: Callable[[], Hello],
+        counters: Counters,
+        executor: Executor,
+        read_pages: Callable[[DatabaseStore], Pages],
+    ) -> None:
+        self.read_pages = read_pages
+        self.node = node
+        self.hello = hello
+        self.counters = counters
+        self.executor = executor
+        self.streams: set[ReplicaStream] = set()
+        self.primary = node.config.role == "primary"
+        self._closing = False
+
+    def transactions(self, batch: list[Committed]) -> None:
+        """Dispatcher listener: wake every stream for the databases that changed."""
+        names = {entry.name for entry in batch}
+        for stream in self.streams:
+            stream.changed(names)
+
+    async def close(self) -> None:
+        """The node stops: end all streams with an END frame."""
+        self._closing = True
+        for stream in list(self.streams):
+            stream.stop()
+        deadline = time.monotonic() + 2
+        while self.streams and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The HTTP handler."""
+        if not self.primary or self._closing:
+            raise NotPrimary(f"node {self.node.config.name!r} is no primary; it has no stream to give")
+        parser = Parser()
+        frames = _frames(request, parser)
+        try:
+            peer, claims = await asyncio.wait_for(_read_claims(frames), CLAIMS_S)
+            meet(self.hello(), peer)
+        except TimeoutError as error:
+            raise StreamError(f"the replica sent no positions within {CLAIMS_S:.0f} s") from error
+        except SQLiteClusterError as error:
+            self.counters.refused_streams += 1
+            log.warning("refused a stream to %s: %s", request.remote, error)
+            raise
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        stream = ReplicaStream(self, peer, response, claims, request.remote or "")
+        self.streams.add(stream)
+        try:
+            await stream.run(frames)
+        finally:
+            self.streams.discard(stream)
+            stream.close()
+        return response
+
+
+class ReplicaStream:
+    """One connected replica."""
+
+    def __init__(
+        self, hub: StreamHub, peer: Hello, response: web.StreamResponse, claims: list[Claim], address: str
+    ) -> None:
+        self.peer = peer
+        self.address = address
+        self.connected_ms = time.time_ns() // 1_000_000
+        self.ready = False
+        self.bytes = 0
+        self._hub = hub
+        self._response = response
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._heard = time.monotonic()
+        self._failure: SQLiteClusterError | None = None
+        self.lanes: dict[str, Lane] = {claim.name: self._lane(claim) for claim in claims}
+        for name in hub.node.store.names():
+            self.lanes.setdefault(name, self._lane(Claim(name, ZERO)))
+        self._dirty: dict[str, None] = dict.fromkeys(self.lanes)
+
+    def changed(self, names: set[str]) -> None:
+        """Databases with new transactions."""
+        for name in names:
+            if name not in self.lanes:
+                self.lanes[name] = self._lane(Claim(name, ZERO))
+            self._dirty[name] = None
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the stream cleanly."""
+        self._stopping = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Free what lanes hold."""
+        for lane in self.lanes.values():
+            lane.close()
+
+    async def run(self, frames: AsyncIterator[Frame]) -> None:
+        """Send until the replica goes away or the node stops."""
+        log.info("replica %s (%s) connected with %d databases", self.peer.name, self.address, len(self.lanes))
+        reader = asyncio.create_task(self._read_acks(frames))
+        why = "closed"
+        try:
+            await self._write(wire.encode_json(FrameType.HELLO, self._hub.hello().to_wire()), "HELLO")
+            await self._send_all()
+        except (ConnectionError, RuntimeError) as error:
+            why = str(error) or "connection lost"
+        except SQLiteClusterError as error:
+            why = str(error)
+            await self._write(wire.encode_json(FrameType.ERROR, dict(error.to_wire())), "ERROR")
+        finally:
+            reader.cancel()
+            log.info("replica %s (%s) disconnected: %s", self.peer.name, self.address, why)
+
+    async def _send_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        beat = loop.call_later(HEARTBEAT_S, self._wake.set)
+        next_beat = time.monotonic()
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                more = await self._round()
+                if not more and not self.ready:
+                    self.ready = True
+                    await self._write(wire.encode(FrameType.READY), "READY")
+                now = time.monotonic()
+                if now >= next_beat:
+                    await self._write(wire.encode_heartbeat(time.time_ns() // 1_000_000), "HEARTBEAT")
+                    next_beat = now + HEARTBEAT_S
+                    beat.cancel()
+                    beat = loop.call_later(HEARTBEAT_S, self._wake.set)
+                self._check(now)
+                if not more:
+                    await self._wake.wait()
+            await self._write(wire.encode(FrameType.END), "END")
+        finally:
+            beat.cancel()
+
+    async def _round(self) -> bool:
+        """One frame of every database that has something; False when nothing is left."""
+        parts: list[bytes] = []
+        size = 0
+        names, self._dirty = self._dirty, {}
+        for name in names:
+            lane = self.lanes[name]
+            frame = await lane.step()
+            if frame is None:
+                continue
+            self._dirty[name] = None
+            parts.append(frame)
+            size += len(frame)
+            self._hub.counters.sent(FrameType(frame[0]).name, len(frame))
+            if size >= _WRITE_BYTES:
+                await self._send(b"".join(parts))
+                parts, size = [], 0
+        if parts:
+            await self._send(b"".join(parts))
+        return bool(self._dirty)
+
+    async def _write(self, frame: bytes, kind: str) -> None:
+        self._hub.counters.sent(kind, len(frame))
+        await self._send(frame)
+
+    async def _send(self, data: bytes) -> None:
+        self.bytes += len(data)
+        await self._response.write(data)
+
+    def _check(self, now: float) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if now - self._heard > SILENCE_S:
+            raise StreamError(f"the replica said nothing for {SILENCE_S:.0f} s")
+
+    async def _read_acks(self, frames: AsyncIterator[Frame]) -> None:
+        try:
+            async for frame in frames:
+                self._heard = time.monotonic()
+                if frame.type is FrameType.ACK:
+                    lane = self.lanes.get(frame.name)
+                    if lane is not None:
+                        lane.acked = wire.decode_position(frame)
+                elif frame.type is not FrameType.HEARTBEAT:
+                    raise WireError("type", frame.type.name, "not what a replica sends in a stream")
+            self._failure = StreamError("the replica ended the stream")
+        except SQLiteClusterError as error:
+            self._failure = error
+        except ConnectionError:
+            self._failure = StreamError("the replica went away")
+        self._wake.set()
+
+    def _lane(self, claim: Claim) -> Lane:
+        hub = self._hub
+        return Lane(claim, hub.node.find, self._snapshot, hub.executor)
+
+    def _snapshot(self, db: DatabaseStore, reason: Reason) -> SnapshotSender:
+        log.info("replica %s: snapshot of %s at %s (%s)", self.peer.name, db.name, db.position, reason.name.lower())
+        self._hub.counters.snapshots_sent += 1
+        return SnapshotSender(db, reason, self._hub.read_pages)
+
+
+async def _frames(request: web.Request, parser: Parser) -> AsyncIterator[Frame]:
+    async for data in request.content.iter_any():
+        for frame in parser.feed(data):
+            yield frame
+
+
+async def _read_claims(frames: AsyncIterator[Frame]) -> tuple[Hello, list[Claim]]:
+    hello: Hello | None = None
+    claims: list[Claim] = []
+    async for frame in frames:
+        if frame.type is FrameType.HELLO:
+            hello = Hello.from_wire(wire.decode_json(frame))
+        elif frame.type is FrameType.POSITION and len(claims) < MAX_CLAIMS:
+            claims.append(wire.decode_claim(frame))
+        elif frame.type is FrameType.POSITIONS_END and hello is not None:
+            return hello, claims
+        else:
+            raise WireError("type", frame.type.name, "not what the start of a stream may hold")
+    raise StreamError("the replica ended the stream before its positions were complete")
