@@ -37,7 +37,7 @@ from sqlitecluster.ltx.generation import (
     sniff,
 )
 from sqlitecluster.ltx.header import HEADER_SIZE, MIN_FILE_SIZE, TRAILER_SIZE, Header, Trailer
-from sqlitecluster.ltx.index import PageIndex, finish, put_varint
+from sqlitecluster.ltx.index import PageIndex, finish, put_entry
 from sqlitecluster.ltx.lz4frames import FrameReader
 from sqlitecluster.units import LIMITS, Bytes
 
@@ -129,9 +129,7 @@ def _decode_3b(header: Header, data: bytes, verify: bool) -> LTXFile:
         pages.append((pgno, page))
         if verify:
             crc = crc64(data[at : at + 10] + page, crc)
-            put_varint(entries, pgno)
-            put_varint(entries, at)
-            put_varint(entries, stop - at)
+            put_entry(entries, pgno, at, stop - at)
         at = stop
     trailer = Trailer.parse(data[end:])
     section = data[at + 6 : end]
@@ -278,8 +276,7 @@ class Decoder:
     def _expect(self, pgno: int, start: int, length: int) -> None:
         """Add one entry to the index that must follow; only its checksum is kept."""
         entry = bytearray()
-        for value in (pgno, start, length):
-            put_varint(entry, value)
+        put_entry(entry, pgno, start, length)
         self._index_crc = crc64(bytes(entry), self._index_crc)
         self._index_length += len(entry)
 

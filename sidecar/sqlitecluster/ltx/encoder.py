@@ -24,7 +24,7 @@ from sqlitecluster.errors import LTXError
 from sqlitecluster.ltx.checksum import CHECKSUM_FLAG, crc64
 from sqlitecluster.ltx.generation import FLAG_COMPRESSED, PAGE_FLAG_SIZE, Generation
 from sqlitecluster.ltx.header import HEADER_SIZE, Header, Trailer, check_post_apply
-from sqlitecluster.ltx.index import finish, put_varint
+from sqlitecluster.ltx.index import finish, put_entry
 from sqlitecluster.units import Bytes
 
 Write = Callable[[bytes], object]
@@ -59,9 +59,7 @@ def encode(header: Header, pages: Sequence[tuple[int, Bytes]], post_apply: int) 
         crc = crc64(head + data, crc)
         out += (head, block)
         size += 10
-        put_varint(entries, pgno)
-        put_varint(entries, at)
-        put_varint(entries, size)
+        put_entry(entries, pgno, at, size)
         at += size
     if header.min_txid == 1:
         check_snapshot_complete(header, len(pages))
@@ -123,8 +121,7 @@ class Encoder:
         if block is None:
             block = _compress(data, store_size=False)
         head = _PAGE_3B.pack(pgno, PAGE_FLAG_SIZE, len(block))
-        for value in (pgno, self.size, len(head) + len(block)):
-            put_varint(self._entries, value)
+        put_entry(self._entries, pgno, self.size, len(head) + len(block))
         self._crc = crc64(head + data, self._crc)
         self._emit(head + block)
 

@@ -1,6 +1,6 @@
 """The page index of an LTX file (generations 2 and 3): where each page stands.
 
-    put_varint(out, value)                 append one unsigned LEB128 number
+    put_entry(out, pgno, offset, length)   append one entry
     finish(entries) -> bytes               the index section: entries, end marker, 8-byte length
     PageIndex.parse(section, commit=...)   from the section's bytes
     PageIndex.read(read_at, size)          from the tail of a file: read_at(offset, length) -> bytes
@@ -28,12 +28,13 @@ from sqlitecluster.units import LIMITS
 ReadAt = Callable[[int, int], bytes]
 
 
-def put_varint(out: bytearray, value: int) -> None:
-    """Append an unsigned LEB128 number."""
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
+def put_entry(out: bytearray, pgno: int, offset: int, length: int) -> None:
+    """Append one entry: three unsigned LEB128 numbers."""
+    for value in (pgno, offset, length):
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
 
 
 def finish(entries: bytearray) -> bytes:

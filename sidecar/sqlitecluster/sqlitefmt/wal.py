@@ -5,7 +5,8 @@
     frame_size(page_size), frame_offset(i, page_size), frames_in(wal_size, page_size)
     scan(data, header, seed=None) -> Scan        data: whole frames from a transaction's first one
         .valid         frames whose salts and checksum chain hold, from the first on
-        .pgnos .sizes  uint32[valid]: page number; database size in pages where the frame commits, else 0
+        .pgnos .sizes .sums   lists of a frame's page number; database size in pages where it commits, else 0;
+                       running checksum after it
         .commit_ends   counts of frames after which a transaction is complete, ascending
         .committed     the last of them (0: no commit)
         .seed_after(n) running checksum after the first n frames
@@ -21,7 +22,7 @@ first 8 header bytes and the page, seeded by the frame before (the first by the 
 read as words in the byte order that the magic names.
 
 Rules: pure; raises WALError for a header only: an invalid frame is where the log ends. Cost
-of ``scan``: about 15 us plus 1 us a frame of 4 KiB.
+of ``scan``: about 7 us plus 2 us a frame of 4 KiB, 0.8 us from 16 frames on.
 
 Source: SQLite's file format description, section 4; wal.c.
 """
@@ -34,9 +35,10 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from sqlitecluster.errors import WALError
-from sqlitecluster.sqlitefmt.walsum import Sum, Words, advance, checksum, frame_deltas, step
+from sqlitecluster.sqlitefmt.walsum import MASK, Sum, Words, advance, checksum, frame_deltas, step
 from sqlitecluster.units import PAGE_SIZES, Bytes, lock_page
 
 MAGIC_LITTLE: Final = 0x377F_0682
@@ -48,6 +50,9 @@ FRAME_HEADER_SIZE: Final = 24
 _HEADER: Final = struct.Struct(">6I")
 _FRAME: Final = struct.Struct(">6I")
 _PAIR: Final = struct.Struct(">II")
+_FEW: Final = 12  # frames up to which plain arithmetic along the chain is faster
+
+Head = tuple[int, int, int, int, int, int]  # pgno, commit, salts, checksum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,35 +142,32 @@ def frames_in(wal_size: int, page_size: int) -> int:
 class Scan:
     """What ``scan`` found; see the module's docstring."""
 
-    __slots__ = ("_data", "_page_size", "_seed", "_sums", "commit_ends", "committed", "pgnos", "sizes", "valid")
+    __slots__ = ("_data", "_page_size", "_seed", "commit_ends", "committed", "pgnos", "sizes", "sums", "valid")
 
-    def __init__(self, data: memoryview, page_size: int, seed: Sum, heads: Words) -> None:
+    def __init__(self, data: memoryview, page_size: int, seed: Sum, heads: list[Head]) -> None:
         self._data = data
         self._page_size = page_size
         self._seed = seed
-        self._sums = heads[:, 4:6]
         self.valid = len(heads)
-        self.pgnos: Words = heads[:, 0]
-        self.sizes: Words = heads[:, 1]
-        self.commit_ends: list[int] = (np.flatnonzero(self.sizes) + 1).tolist()
+        self.pgnos: list[int] = [head[0] for head in heads]
+        self.sizes: list[int] = [head[1] for head in heads]
+        self.sums: list[Sum] = [(head[4], head[5]) for head in heads]
+        self.commit_ends: list[int] = [i for i, size in enumerate(self.sizes, 1) if size]
         self.committed = self.commit_ends[-1] if self.commit_ends else 0
 
     def seed_after(self, frames: int) -> Sum:
         """The running checksum after the first ``frames`` frames."""
-        if not frames:
-            return self._seed
-        s0, s1 = self._sums[frames - 1].tolist()
-        return s0, s1
+        return self.sums[frames - 1] if frames else self._seed
 
     def db_size(self, frames: int | None = None) -> int:
         """Database size in pages after the commit that ends with frame ``frames``; 0 if it is no commit."""
         end = self.committed if frames is None else frames
-        return int(self.sizes[end - 1]) if end else 0
+        return self.sizes[end - 1] if end else 0
 
     def frame_of(self, frames: int | None = None, start: int = 0) -> list[tuple[int, int]]:
         """(pgno, index of its newest frame) of the pages in frames ``start`` to ``frames``, ascending."""
         end = self.committed if frames is None else frames
-        newest = dict(zip(self.pgnos[start:end].tolist(), range(start, end), strict=True))
+        newest = dict(zip(self.pgnos[start:end], range(start, end), strict=True))
         size, lock = self.db_size(end), lock_page(self._page_size)
         return [(pgno, newest[pgno]) for pgno in sorted(newest) if pgno <= size and pgno != lock]
 
@@ -186,38 +188,62 @@ def scan(data: Bytes, header: WALHeader, seed: Sum | None = None) -> Scan:
     count = len(view) // row
     if seed is None:
         seed = header.seed
-    words = np.frombuffer(view, ">u4" if header.big_endian else "<u4", count * row // 4).reshape(count, row // 4)
-    heads = np.ndarray((count, 6), ">u4", view, 0, (row, 4)).astype(np.uint32)
+    find = _heads_of_few if count <= _FEW else _heads_of_many
+    return Scan(view, header.page_size, seed, find(view, header, count, seed))
+
+
+def _rows(view: memoryview, page_size: int, big_endian: bool, count: int) -> Words:
+    """``count`` frames as words in the log's byte order."""
+    row = (FRAME_HEADER_SIZE + page_size) // 4
+    words = np.frombuffer(view, ">u4" if big_endian else "<u4", count * row).reshape(count, row)
+    return words.astype(np.uint32, copy=False)
+
+
+def _heads_of_few(view: memoryview, header: WALHeader, count: int, seed: Sum) -> list[Head]:
+    row, salts = FRAME_HEADER_SIZE + header.page_size, (header.salt1, header.salt2)
+    heads: list[Head] = []
+    for at in range(0, count * row, row):
+        head: Head = _FRAME.unpack_from(view, at)
+        if head[2:4] != salts or not head[0]:
+            break
+        heads.append(head)
+    if not heads:
+        return heads
+    a, b, c, d = step(header.page_size)
+    s0, s1 = seed
+    deltas = frame_deltas(_rows(view, header.page_size, header.big_endian, len(heads))).tolist()
+    for i, ((d0, d1), head) in enumerate(zip(deltas, heads, strict=True)):
+        s0, s1 = (a * s0 + b * s1 + d0) & MASK, (c * s0 + d * s1 + d1) & MASK
+        if head[4] != s0 or head[5] != s1:
+            return heads[:i]
+    return heads
+
+
+def _heads_of_many(view: memoryview, header: WALHeader, count: int, seed: Sum) -> list[Head]:
+    heads = np.ndarray((count, 6), ">u4", view, 0, (FRAME_HEADER_SIZE + header.page_size, 4)).astype(np.uint32)
     salted = (heads[:, 2] == header.salt1) & (heads[:, 3] == header.salt2) & (heads[:, 0] != 0)
-    end = count if salted.all() else int(salted.argmin())
-    end = _chain_end(words[:end].astype(np.uint32, copy=False), heads[:end], step(header.page_size), seed)
-    return Scan(view, header.page_size, seed, heads[:end])
-
-
-def _chain_end(words: Words, heads: Words, by: tuple[int, int, int, int], seed: Sum) -> int:
-    """How many frames carry the checksum that follows from the frame before."""
-    count = len(words)
-    if not count:
-        return 0
-    if count == 1:
-        delta = frame_deltas(words)[0].tolist()
-        return int(list(advance(seed, by, (delta[0], delta[1]))) == heads[0, 4:6].tolist())
-    before = np.empty((count, 2), np.uint32)
+    heads = heads[: _first_false(salted)]
+    if not len(heads):
+        return []
+    before = np.empty((len(heads), 2), np.uint32)
     before[0] = seed
-    before[1:] = heads[:-1, 4:6]
-    matrix = np.array(((by[0], by[2]), (by[1], by[3])), np.uint32)
-    good = (before @ matrix + frame_deltas(words) == heads[:, 4:6]).all(axis=1)
-    return count if good.all() else int(good.argmin())
+    before[1:] = heads[:-1, 4:6]  # each frame is checked against what the one before says of itself
+    a, b, c, d = step(header.page_size)
+    expected = before @ np.array(((a, c), (b, d)), np.uint32)
+    expected += frame_deltas(_rows(view, header.page_size, header.big_endian, len(heads)))
+    good = (expected == heads[:, 4:6]).all(axis=1)
+    return list(map(tuple, heads[: _first_false(good)].tolist()))
+
+
+def _first_false(flags: npt.NDArray[np.bool_]) -> int:
+    return len(flags) if flags.all() else int(flags.argmin())
 
 
 def frame_checksums(frames: Bytes, page_size: int, seed: Sum, *, big_endian: bool = False) -> list[Sum]:
     """Running checksum after each of some consecutive frames, whatever checksums they carry."""
     view = memoryview(frames).cast("B")
-    row = FRAME_HEADER_SIZE + page_size
-    count = len(view) // row
-    words = np.frombuffer(view, ">u4" if big_endian else "<u4", count * row // 4).reshape(count, row // 4)
     by, sums = step(page_size), []
-    for d0, d1 in frame_deltas(words.astype(np.uint32, copy=False)).tolist():
+    for d0, d1 in frame_deltas(_rows(view, page_size, big_endian, len(view) // frame_size(page_size))).tolist():
         seed = advance(seed, by, (d0, d1))
         sums.append(seed)
     return sums

@@ -30,7 +30,7 @@ Words = npt.NDArray[np.uint32]
 Sum = tuple[int, int]
 Step = tuple[int, int, int, int]
 
-_MASK: Final = 0xFFFF_FFFF
+MASK: Final = 0xFFFF_FFFF
 _CHUNK: Final = 1 << 16  # bytes summed at once
 _SHORT: Final = 64  # bytes up to which plain arithmetic is faster
 _MANY: Final = 4  # rows from which einsum is faster than matmul
@@ -43,8 +43,8 @@ def _coefficients(words: int) -> Words:
     x, y = (1, 1), (0, 1)
     for i in range(words - 2, -1, -2):
         table[i], table[i + 1] = x, y
-        x = ((x[0] + x[1]) & _MASK, (x[0] + 2 * x[1]) & _MASK)
-        y = ((y[0] + y[1]) & _MASK, (y[0] + 2 * y[1]) & _MASK)
+        x = ((x[0] + x[1]) & MASK, (x[0] + 2 * x[1]) & MASK)
+        y = ((y[0] + y[1]) & MASK, (y[0] + 2 * y[1]) & MASK)
     table.flags.writeable = False
     return table
 
@@ -67,12 +67,12 @@ def _power(pairs: int) -> Step:
     while pairs:
         if pairs & 1:
             a, b, c, d = (
-                (a * e + b * g) & _MASK,
-                (a * f + b * h) & _MASK,
-                (c * e + d * g) & _MASK,
-                (c * f + d * h) & _MASK,
+                (a * e + b * g) & MASK,
+                (a * f + b * h) & MASK,
+                (c * e + d * g) & MASK,
+                (c * f + d * h) & MASK,
             )
-        e, f, g, h = (e * e + f * g) & _MASK, (e * f + f * h) & _MASK, (g * e + h * g) & _MASK, (g * f + h * h) & _MASK
+        e, f, g, h = (e * e + f * g) & MASK, (e * f + f * h) & MASK, (g * e + h * g) & MASK, (g * f + h * h) & MASK
         pairs >>= 1
     return a, b, c, d
 
@@ -85,7 +85,7 @@ def step(page_size: int) -> Step:
 def advance(seed: Sum, by: Step, delta: Sum) -> Sum:
     """The running sum after one more frame, or other data, that adds ``delta``."""
     s0, s1 = seed
-    return (by[0] * s0 + by[1] * s1 + delta[0]) & _MASK, (by[2] * s0 + by[3] * s1 + delta[1]) & _MASK
+    return (by[0] * s0 + by[1] * s1 + delta[0]) & MASK, (by[2] * s0 + by[3] * s1 + delta[1]) & MASK
 
 
 def frame_deltas(rows: Words) -> Words:
@@ -119,6 +119,6 @@ def _short(view: memoryview, seed: Sum, big_endian: bool) -> Sum:
     s0, s1 = seed
     words = struct.unpack(f"{'>' if big_endian else '<'}{len(view) // 4}I", view)
     for x, y in zip(words[::2], words[1::2], strict=True):
-        s0 = (s0 + x + s1) & _MASK
-        s1 = (s1 + y + s0) & _MASK
+        s0 = (s0 + x + s1) & MASK
+        s1 = (s1 + y + s0) & MASK
     return s0, s1
