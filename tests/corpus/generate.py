@@ -12,7 +12,10 @@ from pathlib import Path
 
 FILES = 8
 STATEMENTS = 320
-WORDS = ["page", "frame", "salt", "checkpoint", "journal", "lock", "reader", "writer", "replica", "primary", "commit", "log", "index", "table"]
+WORDS = (
+    "page", "frame", "salt", "checkpoint", "journal", "lock", "reader",
+    "writer", "replica", "primary", "commit", "log", "index", "table",
+)  # fmt: skip
 TYPES = ("INTEGER", "TEXT", "REAL", "BLOB", "NUMERIC", "")
 COLLATIONS = ("", " COLLATE NOCASE", " COLLATE RTRIM", " COLLATE BINARY")
 

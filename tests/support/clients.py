@@ -65,10 +65,7 @@ def follows(node: Node, name: str, statement: str, wanted: Any, limit_s: float =
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         try:
-            if not (node.mount / name).exists():
-                last = "no such file"
-            else:
-                last = value(node.mount / name, statement)
+            last = value(node.mount / name, statement) if (node.mount / name).exists() else "no such file"
         except sqlite3.Error as error:
             last = f"{type(error).__name__}: {error}"
         if last == wanted:

@@ -79,6 +79,12 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def kill(pid: int) -> None:
+    """SIGKILL a process that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def end(process: subprocess.Popen[bytes], *, limit_s: float = 60.0) -> bool:
     """Ask a process to end, kill it after the limit; True when it went by itself."""
     if process.poll() is not None:
