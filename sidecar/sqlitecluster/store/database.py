@@ -266,8 +266,10 @@ class DatabaseStore:
             if blob is not None:
                 return StoredLTX(entry.min_txid, entry.max_txid, len(blob), blob, None)
         info = self.files.find(wanted)
-        if info is None:
-            return None
+        return None if info is None else self.piece(info)
+
+    def piece(self, info: LTXFileInfo) -> StoredLTX:
+        """A stored file as a piece of the chain."""
         return StoredLTX(info.min_txid, info.max_txid, info.size, None, self.files.file_path(info))
 
     def read(self, piece: StoredLTX) -> bytes | None:
@@ -401,9 +403,12 @@ class DatabaseStore:
         self.state.touch()
         self._words[StateWord.NEEDS_COMPARE] = int(wanted)
 
-    def forget_files(self, infos: list[LTXFileInfo]) -> None:
-        """Remove LTX files for good [retention, compaction]."""
-        self.files.remove(infos)
+    def flush(self) -> None:
+        """Make state words and page checksums durable as they are [housekeeper]."""
+        if self._checksums is not None and self._checksums.flushed_txid != self._checksums.txid:
+            self._checksums.flush()
+        if not self._words[StateWord.CLEAN]:
+            self.state.sync()
 
     def close(self) -> None:
         """Leave it in order; everything was cut before."""

@@ -34,7 +34,7 @@ class Disk:
                 while done < total:
                     done += os.pwrite(fd, rest[done:], offset + done)
         except OSError as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
     def fdatasync(self, fd: int) -> None:
         """Make a file's bytes durable."""
@@ -57,7 +57,7 @@ class Disk:
         try:
             os.posix_fallocate(fd, 0, size)
         except OSError as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
     def replace(self, source: Path | str, target: Path | str) -> None:
         """Rename within one file system."""
@@ -90,7 +90,8 @@ class Disk:
             self.fsync_dir(path.parent)
 
 
-def _translate(error: OSError) -> Exception:
+def translate(error: OSError) -> Exception:
+    """ENOSPC as NoSpace; other errors as they are."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"the disk is full: {error.strerror}")
     return error

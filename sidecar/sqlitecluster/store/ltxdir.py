@@ -130,6 +130,8 @@ class LTXDirectory:
 
     def _scan(self) -> tuple[LTXFileInfo, ...]:
         found: list[LTXFileInfo] = []
+        for unfinished in self.path.glob("*.tmp"):
+            self._disk.unlink(unfinished)
         for level in (*LEVELS, SNAPSHOT_LEVEL):
             try:
                 entries = list(os.scandir(self.path / str(level)))

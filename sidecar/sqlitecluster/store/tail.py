@@ -111,6 +111,11 @@ class Tail:
         with self._lock:
             return self._entries[self._uncut :]
 
+    def first_uncut(self) -> Entry | None:
+        """The oldest entry that is in no LTX file."""
+        with self._lock:
+            return self._entries[self._uncut] if self._uncut < len(self._entries) else None
+
     @property
     def has_uncut(self) -> bool:
         """Whether something waits to be cut."""

@@ -80,7 +80,7 @@ class WordFile:
         finally:
             os.close(fd)
         self.array: Words = np.asarray(self._mapping)
-        self.cells = memoryview(self.array).cast("B").cast("Q")
+        self.cells = self.array.data.cast("B").cast("Q")
         """Single words: four times faster than the array."""
 
     def grow(self, words: int) -> None:

@@ -1,0 +1,81 @@
+"""Cutting LTX files from the log: all blobs of a database since the last cut become one file.
+
+Rules:
+    1. A segment's blobs are released only after their LTX file is whole and durable.
+    2. Blobs of different page sizes, and too many bytes for one file, make several files.
+    3. One blob becomes a file as it is, with its WAL fields; joined ones lose them.
+
+Called by the housekeeper, and by ``NodeStore.close`` for a clean stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sqlitecluster import failpoints
+from sqlitecluster.errors import FormatError, LimitError
+from sqlitecluster.ltx import merge
+from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.log import NodeLog
+from sqlitecluster.store.tail import Entry
+
+MAX_BLOBS: Final = 2048
+MAX_BYTES: Final = 16 << 20
+_PAGE_SIZE_AT: Final = slice(8, 12)  # in an LTX header
+
+
+def cut(database: DatabaseStore, log: NodeLog) -> int:
+    """Write everything uncut of a database into LTX files; returns the number of files.
+
+    Raises:
+        NoSpace: the disk is full; what was not cut stays in the log.
+    """
+    files = 0
+    for entries, blobs in _groups(database.tail.uncut()):
+        _write(database, entries, blobs)
+        failpoints.hit("cutter.before-release")
+        database.tail.mark_cut(entries)
+        for entry in entries:
+            log.release(entry.place.segment)
+        files += 1
+    if files:
+        database.state.sync()
+    return files
+
+
+def _write(database: DatabaseStore, entries: list[Entry], blobs: list[bytes]) -> None:
+    if len(blobs) == 1:
+        database.files.install(0, entries[0].min_txid, entries[0].max_txid, blobs)
+        return
+    try:
+        joined = merge(blobs)
+    except (FormatError, LimitError):  # a foreign generation among them: keep each as it came
+        for entry, blob in zip(entries, blobs, strict=True):
+            database.files.install(0, entry.min_txid, entry.max_txid, (blob,))
+        return
+    database.files.install(0, entries[0].min_txid, entries[-1].max_txid, (joined,))
+
+
+def _groups(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[bytes]]]:
+    group: list[Entry] = []
+    blobs: list[bytes] = []
+    size = 0
+    for entry in entries:
+        blob = entry.read()
+        if blob is None:
+            break  # reset meanwhile
+        full = len(group) >= MAX_BLOBS or size + len(blob) > MAX_BYTES
+        if group and (full or blob[_PAGE_SIZE_AT] != blobs[-1][_PAGE_SIZE_AT] or not _joins(group[-1], entry)):
+            yield group, blobs
+            group, blobs, size = [], [], 0
+        group.append(entry)
+        blobs.append(blob)
+        size += len(blob)
+    if group:
+        yield group, blobs
+
+
+def _joins(before: Entry, after: Entry) -> bool:
+    """A gap (a large transaction went straight to a file) or a snapshot starts a new file."""
+    return after.min_txid == before.max_txid + 1

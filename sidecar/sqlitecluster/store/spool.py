@@ -1,0 +1,160 @@
+"""Spool files: what a rollback-mode commit or a raw write changed, handed from mount to capture.
+
+``<data>/spool/<slot>-<seq>``, little-endian:
+
+    head    magic 8s · flags u32 · range count u32 · database size u64 · XXH3-64 of the table u64
+    table   per range: offset u64 · length u64
+    bytes   of every range, in the table's order
+
+Rules:
+    1. Written beside and renamed, so that it is whole when it is found. Not synced: after
+       a power cut the image is compared instead.
+    2. Ranges are read one at a time; the writer may give them lazily.
+
+Written by the mount, read and removed by capture.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from sqlitecluster.errors import CorruptStore
+from sqlitecluster.store.disk import translate
+
+FLAG_RAW: Final = 1  # written with neither journal nor WAL
+FLAG_TRUNCATED: Final = 2  # the file became shorter
+
+_MAGIC: Final = b"SCSPOOL1"
+_HEAD: Final = struct.Struct("<8sIIQQ")
+_RANGE: Final = struct.Struct("<QQ")
+_MAX_RANGES: Final = 1 << 24
+_NAME: Final = re.compile(r"(\d{1,10})-(\d{1,20})")
+
+Source = Callable[[int, int], bytes]
+"""Reads (offset, length) of the database file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """One spool file that was opened."""
+
+    path: Path
+    flags: int
+    db_size: int
+    """Bytes of the database file when the spool was made."""
+    ranges: tuple[tuple[int, int], ...]
+    """(offset, length) of each range."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it comes from a write without journal or WAL."""
+        return bool(self.flags & FLAG_RAW)
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """(offset, bytes) of each range.
+
+        Raises:
+            CorruptStore: the file ends early.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(_HEAD.size + _RANGE.size * len(self.ranges))
+            for offset, length in self.ranges:
+                data = file.read(length)
+                if len(data) != length:
+                    raise CorruptStore(f"{self.path}: ends inside a range")
+                yield offset, data
+
+
+def spool_path(data_dir: Path, slot: int, seq: int) -> Path:
+    """Where the spool of a slot and sequence number is."""
+    return data_dir / "spool" / f"{slot}-{seq}"
+
+
+def list_spools(data_dir: Path) -> list[tuple[int, int, Path]]:
+    """(slot, seq, path) of all finished spools, in order; unfinished ones are left alone."""
+    try:
+        entries = list(os.scandir(data_dir / "spool"))
+    except FileNotFoundError:
+        return []
+    found = [(match, entry) for entry in entries if (match := _NAME.fullmatch(entry.name))]
+    return sorted((int(match[1]), int(match[2]), Path(entry.path)) for match, entry in found)
+
+
+def write_spool(path: Path, ranges: Sequence[tuple[int, bytes | memoryview]], db_size: int, flags: int = 0) -> None:
+    """Write a spool of ranges that are in memory.
+
+    Raises:
+        NoSpace: the disk is full; no spool was made.
+    """
+    table = [(offset, len(data)) for offset, data in ranges]
+    _write(path, table, (data for _offset, data in ranges), db_size, flags)
+
+
+def copy_spool(path: Path, ranges: Sequence[tuple[int, int]], read: Source, db_size: int, flags: int = 0) -> None:
+    """Write a spool of (offset, length) ranges of a file, in pieces of 1 MiB; what lies beyond its end is left out.
+
+    Raises:
+        NoSpace: the disk is full; no spool was made.
+    """
+    table = [(offset, min(length, db_size - offset)) for offset, length in ranges if offset < db_size]
+    _write(path, table, _pieces(table, read), db_size, flags)
+
+
+def read_spool(path: Path) -> Spool:
+    """Open a spool file.
+
+    Raises:
+        CorruptStore: it is not one, or it is damaged.
+        FileNotFoundError: there is none.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD.size)
+        if len(head) != _HEAD.size:
+            raise CorruptStore(f"{path}: too short for a spool")
+        magic, flags, count, db_size, digest = _HEAD.unpack(head)
+        if magic != _MAGIC or count > _MAX_RANGES:
+            raise CorruptStore(f"{path}: not a spool")
+        table = file.read(_RANGE.size * count)
+        if xxhash.xxh3_64_intdigest(table) != digest:
+            raise CorruptStore(f"{path}: the table of ranges is damaged")
+        ranges = tuple(_RANGE.iter_unpack(table))
+        if os.fstat(file.fileno()).st_size != _HEAD.size + len(table) + sum(length for _offset, length in ranges):
+            raise CorruptStore(f"{path}: size does not fit its table")
+    return Spool(path, flags, db_size, ranges)
+
+
+def _pieces(table: Sequence[tuple[int, int]], read: Source) -> Iterator[bytes]:
+    for offset, length in table:
+        done = 0
+        while done < length:
+            data = read(offset + done, min(1 << 20, length - done))
+            if not data:  # the file became shorter under us: zeros keep the table true
+                data = bytes(min(1 << 20, length - done))
+            yield data
+            done += len(data)
+
+
+def _write(
+    path: Path, table: Sequence[tuple[int, int]], pieces: Iterator[bytes | memoryview], db_size: int, flags: int
+) -> None:
+    packed = b"".join(_RANGE.pack(*each) for each in table)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with open(temporary, "wb", buffering=1 << 16) as file:
+            file.write(_HEAD.pack(_MAGIC, flags, len(table), db_size, xxhash.xxh3_64_intdigest(packed)))
+            file.write(packed)
+            for piece in pieces:
+                file.write(piece)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise translate(error) from error
