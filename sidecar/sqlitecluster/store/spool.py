@@ -3,6 +3,7 @@
 ``<data>/spool/<slot>-<seq>``, little-endian:
 
     head    magic 8s · flags u32 · range count u32 · database size u64 · XXH3-64 of the table u64
+            · WAL generation u64 · drop count u64 (the slot's words when the spool was made)
     table   per range: offset u64 · length u64
     bytes   of every range, in the table's order
 
@@ -33,7 +34,7 @@ FLAG_RAW: Final = 1  # written with neither journal nor WAL
 FLAG_TRUNCATED: Final = 2  # the file became shorter
 
 _MAGIC: Final = b"SCSPOOL1"
-_HEAD: Final = struct.Struct("<8sIIQQ")
+_HEAD: Final = struct.Struct("<8sIIQQQQ")
 _RANGE: Final = struct.Struct("<QQ")
 _MAX_RANGES: Final = 1 << 24
 _NAME: Final = re.compile(r"(\d{1,10})-(\d{1,20})")
@@ -52,6 +53,10 @@ class Spool:
     """Bytes of the database file when the spool was made."""
     ranges: tuple[tuple[int, int], ...]
     """(offset, length) of each range."""
+    wal_gen: int = 0
+    """``WAL_GEN`` at that moment: WAL contents up to it are older than this spool."""
+    gone_seq: int = 0
+    """``GONE_SEQ`` at that moment: drops up to it are older than this spool."""
 
     @property
     def is_raw(self) -> bool:
@@ -95,17 +100,26 @@ def write_spool(path: Path, ranges: Sequence[tuple[int, bytes | memoryview]], db
         NoSpace: the disk is full; no spool was made.
     """
     table = [(offset, len(data)) for offset, data in ranges]
-    _write(path, table, (data for _offset, data in ranges), db_size, flags)
+    _write(path, table, (data for _offset, data in ranges), db_size, flags, (wal_gen, gone_seq))
 
 
-def copy_spool(path: Path, ranges: Sequence[tuple[int, int]], read: Source, db_size: int, flags: int = 0) -> None:
+def copy_spool(
+    path: Path,
+    ranges: Sequence[tuple[int, int]],
+    read: Source,
+    db_size: int,
+    flags: int = 0,
+    *,
+    wal_gen: int = 0,
+    gone_seq: int = 0,
+) -> None:
     """Write a spool of (offset, length) ranges of a file, in pieces of 1 MiB; what lies beyond its end is left out.
 
     Raises:
         NoSpace: the disk is full; no spool was made.
     """
     table = [(offset, min(length, db_size - offset)) for offset, length in ranges if offset < db_size]
-    _write(path, table, _pieces(table, read), db_size, flags)
+    _write(path, table, _pieces(table, read), db_size, flags, (wal_gen, gone_seq))
 
 
 def read_spool(path: Path) -> Spool:
@@ -119,7 +133,7 @@ def read_spool(path: Path) -> Spool:
         head = file.read(_HEAD.size)
         if len(head) != _HEAD.size:
             raise CorruptStore(f"{path}: too short for a spool")
-        magic, flags, count, db_size, digest = _HEAD.unpack(head)
+        magic, flags, count, db_size, digest, wal_gen, gone_seq = _HEAD.unpack(head)
         if magic != _MAGIC or count > _MAX_RANGES:
             raise CorruptStore(f"{path}: not a spool")
         table = file.read(_RANGE.size * count)
@@ -128,7 +142,7 @@ def read_spool(path: Path) -> Spool:
         ranges = tuple(_RANGE.iter_unpack(table))
         if os.fstat(file.fileno()).st_size != _HEAD.size + len(table) + sum(length for _offset, length in ranges):
             raise CorruptStore(f"{path}: size does not fit its table")
-    return Spool(path, flags, db_size, ranges)
+    return Spool(path, flags, db_size, ranges, wal_gen, gone_seq)
 
 
 def _pieces(table: Sequence[tuple[int, int]], read: Source) -> Iterator[bytes]:
@@ -143,14 +157,19 @@ def _pieces(table: Sequence[tuple[int, int]], read: Source) -> Iterator[bytes]:
 
 
 def _write(
-    path: Path, table: Sequence[tuple[int, int]], pieces: Iterator[bytes | memoryview], db_size: int, flags: int
+    path: Path,
+    table: Sequence[tuple[int, int]],
+    pieces: Iterator[bytes | memoryview],
+    db_size: int,
+    flags: int,
+    order: tuple[int, int],
 ) -> None:
     packed = b"".join(_RANGE.pack(*each) for each in table)
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(exist_ok=True)
         with open(temporary, "wb", buffering=1 << 16) as file:
-            file.write(_HEAD.pack(_MAGIC, flags, len(table), db_size, xxhash.xxh3_64_intdigest(packed)))
+            file.write(_HEAD.pack(_MAGIC, flags, len(table), db_size, xxhash.xxh3_64_intdigest(packed), *order))
             file.write(packed)
             for piece in pieces:
                 file.write(piece)
