@@ -93,7 +93,15 @@ def list_spools(data_dir: Path) -> list[tuple[int, int, Path]]:
     return sorted((int(match[1]), int(match[2]), Path(entry.path)) for match, entry in found)
 
 
-def write_spool(path: Path, ranges: Sequence[tuple[int, bytes | memoryview]], db_size: int, flags: int = 0) -> None:
+def write_spool(
+    path: Path,
+    ranges: Sequence[tuple[int, bytes | memoryview]],
+    db_size: int,
+    flags: int = 0,
+    *,
+    wal_gen: int = 0,
+    gone_seq: int = 0,
+) -> None:
     """Write a spool of ranges that are in memory.
 
     Raises:
