@@ -16,7 +16,9 @@ SQLiteClusterError          Internal
 ├─ RoleError                not ours to do
 │  └─ NotPrimary · NoPrimary · PrimaryExists · ReadOnlyReplica · LeaseExpired · NotCandidate · NoWriteLock
 ├─ ClusterMismatch          a peer, or a data directory, of another cluster
-├─ ConfigError · PreflightError · MountError    the node cannot start as asked
+├─ ConfigError · MountError                     the node cannot start as asked
+├─ PreflightError           something is missing on this machine
+│  └─ NoFuseDevice · NotPermitted · BadFolder · MountPointInUse · AddressInUse
 ├─ StreamError · Unavailable · TooSlow          another process or node
 └─ LockTimeout · WaitTimeout                    not within the time given
 
@@ -261,6 +263,35 @@ class PreflightError(SQLiteClusterError):
     code = "PreflightFailed"
     exit_code = EXIT_CONFIG
     meaning = "Something that the node needs is missing on this machine: a device, a right, a free port, a folder."
+
+
+class NoFuseDevice(PreflightError):
+    code = "NoFuseDevice"
+    meaning = "/dev/fuse is missing or may not be opened. Load the fuse module, or give the container the device."
+
+
+class NotPermitted(PreflightError):
+    code = "NotPermitted"
+    meaning = "A right is missing: mounting needs root or CAP_SYS_ADMIN, folders need to be writable."
+
+
+class BadFolder(PreflightError):
+    code = "BadFolder"
+    meaning = "A folder cannot be used as asked: not a folder, not empty, or the data folder and the mount lie in one another."
+
+
+class MountPointInUse(PreflightError):
+    code = "MountPointInUse"
+    http_status = 409
+    exit_code = EXIT_REFUSED
+    meaning = "Something is mounted at the mount point already."
+
+
+class AddressInUse(PreflightError):
+    code = "AddressInUse"
+    http_status = 409
+    exit_code = EXIT_REFUSED
+    meaning = "Another program listens on an address of the configuration, or this machine does not have the address."
 
 
 class MountError(SQLiteClusterError):

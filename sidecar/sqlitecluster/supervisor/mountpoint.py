@@ -67,7 +67,7 @@ def mounts_at(path: str) -> list[Mount]:
 def is_dead(path: str) -> bool:
     """Whether the mount at ``path`` has lost the process that served it."""
     try:
-        os.stat(path)
+        os.statvfs(path)  # always asks; stat may be answered from the kernel's cache
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
