@@ -88,6 +88,7 @@ class WalIndex:
     def __init__(self, fd: int) -> None:
         """Map the first region; the file is extended where it is shorter. DMS must be held."""
         self._fd = fd
+        self._growing = threading.Lock()
         self._maps: list[mmap.mmap] = []
         self._bytes: list[memoryview] = []
         self._hash: list[memoryview] = []
@@ -246,8 +247,10 @@ class WalIndex:
     # regions
 
     def _region(self, index: int) -> tuple[memoryview, memoryview]:
-        while index >= len(self._maps):
-            self._map_region(len(self._maps))
+        if index >= len(self._pgnos):
+            with self._growing:  # a backfill may run beside apply
+                while index >= len(self._pgnos):
+                    self._map_region(len(self._pgnos))
         return self._hash[index], self._pgnos[index]
 
     def _map_region(self, index: int) -> None:

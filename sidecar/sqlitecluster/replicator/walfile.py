@@ -163,7 +163,9 @@ def _page_sums(
 ) -> tuple[list[int], list[int], tuple[int, int, int, int]]:
     """What each page adds to the two sums, for frames laid end to end."""
     coefficients = _coefficients(page_size)
-    words = np.frombuffer(raw, dtype=">u4" if big_endian else "<u4").reshape(-1, FRAME_HEADER_SIZE // 4 + page_size // 4)
+    words = np.frombuffer(raw, dtype=">u4" if big_endian else "<u4").reshape(
+        -1, FRAME_HEADER_SIZE // 4 + page_size // 4
+    )
     pages = words[:, FRAME_HEADER_SIZE // 4 :]
     firsts = (pages @ coefficients.first).astype(np.uint32, copy=False)
     seconds = (pages @ coefficients.second).astype(np.uint32, copy=False)

@@ -46,7 +46,7 @@ def _keep_nothing(_kind: str, _fd: int) -> None:
     """Default: no supervisor holds duplicates."""
 
 
-class NotInWal(StoreError):
+class NotInWalError(StoreError):
     """A writer session was asked for on a database whose programs do not use a WAL."""
 
 
@@ -105,20 +105,24 @@ class WalSession:
             kept = {}
         raise LockTimeout(f"{paths.database}: its files are being replaced all the time")
 
-    def close(self) -> None:
-        """Release every lock and descriptor. A duplicate kept elsewhere loses the locks too."""
+    def leave(self) -> None:
+        """Close the descriptors without unlocking: a duplicate kept elsewhere keeps the locks."""
         if self._index is not None:
             self._index.close()
             self._index = None
+        for fd in (self.wal_fd, self.shm_fd, self.db_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.wal_fd = self.shm_fd = self.db_fd = -1
+
+    def close(self) -> None:
+        """Release every lock and descriptor. A duplicate kept elsewhere loses the locks too."""
         if self.shm_fd >= 0:
             locks.unlock(self.shm_fd, locks.WRITE, locks.DMS - locks.WRITE)
             locks.unlock(self.shm_fd, locks.DMS)
         if self.db_fd >= 0:
             locks.unlock(self.db_fd, locks.PENDING, 2 + locks.SHARED_SIZE)
-        for fd in (self.wal_fd, self.shm_fd, self.db_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.wal_fd = self.shm_fd = self.db_fd = -1
+        self.leave()
 
     # taking the locks
 
@@ -135,7 +139,7 @@ class WalSession:
         self.page_size, mode = _read_header(self.db_fd, paths.database)
         self._open_wal()
         if not self.role and mode != _WAL_MODE and os.fstat(self.wal_fd).st_size == 0:
-            raise NotInWal(f"{self.paths.database.name} is in a rollback journal mode")
+            raise NotInWalError(f"{self.paths.database.name} is in a rollback journal mode")
         if self.shm_fd < 0:
             self.shm_fd = _open_beside(paths.shm, self.db_fd)
         if self.role:
@@ -173,8 +177,10 @@ class WalSession:
                 rebuild(self.index, self.wal_fd, self.page_size)
                 locks.try_lock(self.shm_fd, fcntl.F_RDLCK, locks.DMS)
                 return
-            if found is not None and found[0] == fcntl.F_RDLCK and locks.try_lock(
-                self.shm_fd, fcntl.F_RDLCK, locks.DMS
+            if (
+                found is not None
+                and found[0] == fcntl.F_RDLCK
+                and locks.try_lock(self.shm_fd, fcntl.F_RDLCK, locks.DMS)
             ):
                 self._index = WalIndex(self.shm_fd)
                 return

@@ -115,9 +115,7 @@ class WalWriter:
         self._sum = head.checksum
 
 
-def append_as_writer(
-    paths: DbPaths, batches: Iterable[Sequence[Page]], commit: int, timeout_s: float = 5.0
-) -> int:
+def append_as_writer(paths: DbPaths, batches: Iterable[Sequence[Page]], commit: int, timeout_s: float = 5.0) -> int:
     """On the primary: append one transaction as any writing program would; returns its pages.
 
     ``paths.backing_wal`` is the path through the mount there, so that capture sees the frames.

@@ -1,0 +1,269 @@
+"""The apply thread of a replica: received transactions become visible, in order.
+
+``replicator.node`` makes an ``Applier``, the stream client puts work into its queue. The
+thread also takes the role locks of databases that programs want to open (``LOCK_WANTED``)
+and keeps every WAL short (``checkpoint``; long copies run in a helper thread).
+
+Rules:
+    1. Order is kept per database. A database that waits (a lock, a WAL that must drain,
+       a full disk) holds up only itself and the markers behind it.
+    2. An error concerns one database: it is reported, and the stream client is told to
+       claim it anew (``reclaim``) or to ask for a snapshot (``resync``).
+    3. Nothing in the loop blocks for longer than a lock's short wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from sqlitecluster.errors import (
+    Diverged,
+    FormatError,
+    LimitError,
+    LockTimeout,
+    NoSpace,
+    NotADatabase,
+    PositionMismatch,
+    SQLiteClusterError,
+)
+from sqlitecluster.replicator.drain import Drainer
+from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.replica import ReplicaDb
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.work import Drop, Install, Marker, Transaction, Work, WorkQueue
+from sqlitecluster.shared import Word
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.25
+_IDLE_S: Final = 0.5
+_BUSY_S: Final = 0.001
+
+
+def _nobody(_name: str) -> None:
+    """Default of the callbacks: no stream client."""
+
+
+class Applier:
+    """Owns every ``ReplicaDb`` of the node; one thread, ``apply``."""
+
+    def __init__(
+        self,
+        node: NodeServices,
+        on_room: Callable[[], None] = lambda: None,
+        paths: Callable[[str], DbPaths | None] = lambda _name: None,
+    ) -> None:
+        self._node = node
+        self._paths = paths  # None: below the mount, with its -wal in the data directory
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.queue = WorkQueue(self.wake, on_room)
+        """Where the stream client puts its work."""
+        self.resync: Callable[[str], None] = _nobody
+        """Called in the apply thread: only a snapshot helps this database."""
+        self.reclaim: Callable[[str], None] = _nobody
+        """Called in the apply thread: a transaction did not continue the position."""
+        self._databases: dict[str, ReplicaDb] = {}
+        self._waiting: deque[Work] = deque()
+        self._stopped: set[str] = set()
+        self._retry_at: dict[str, float] = {}
+        self._drainer = Drainer(node, self.wake)
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # for other threads
+
+    def start(self) -> None:
+        """Adopt kept locks and show positions, then serve; returns when the locks are in order."""
+        self._adopt()
+        self._thread = threading.Thread(target=self._run, name="apply", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, release: bool = False) -> None:
+        """End the thread. ``release``: give the locks back (the node becomes the primary)."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            self._thread.join()
+        self._drainer.close()
+        for db in self._databases.values():
+            if release:
+                db.close()
+            else:
+                db.leave()
+
+    def wake(self) -> None:
+        """Make the thread look for work now."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    # the thread
+
+    def _adopt(self) -> None:
+        state = self._node.state
+        kept = {int(key.partition(":")[0]) for key in self._node.supervisor.kept}
+        for slot in range(state.count):
+            name = state.name(slot)
+            words = state.slot(slot)
+            if slot in kept or words[Word.LOCKED]:
+                self._hold(name)
+            else:
+                self._database(name).show_position()
+
+    def _run(self) -> None:
+        bell = self._node.bells.replicator
+        poll = select.poll()
+        poll.register(bell.fd, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        while not self._stopping:
+            bell.going_to_sleep()
+            poll.poll(self._pause_ms())
+            bell.woke()
+            self._clear_wake()
+            try:
+                self._turn()
+            except Exception:
+                log.exception("apply: unexpected error; the thread goes on")
+                time.sleep(RETRY_S)
+
+    def _clear_wake(self) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            return
+
+    def _pause_ms(self) -> float:
+        if self._locks_wanted(all_of_them=False):
+            return 0
+        wait = _IDLE_S
+        if self._waiting and not self._retry_at:
+            wait = _BUSY_S
+        elif self._retry_at:
+            wait = max(0.0, min(self._retry_at.values()) - time.monotonic())
+        if self._drainer.draining:
+            wait = min(wait, _BUSY_S)
+        return wait * 1000
+
+    def _turn(self) -> None:
+        for slot in self._locks_wanted():
+            self._hold(self._node.state.name(slot))
+        for db in self._drainer.turn():
+            self._waiting_again(db)
+        self._waiting.extend(self.queue.take())
+        if self._waiting:
+            self._work_off()
+
+    def _waiting_again(self, name: str) -> None:
+        self._retry_at.pop(name, None)
+
+    def _locks_wanted(self, *, all_of_them: bool = True) -> list[int]:
+        """Slots for which a program waits; those that failed lately only when their time has come."""
+        state = self._node.state
+        wanted = state.column(Word.LOCK_WANTED)
+        locked = state.column(Word.LOCKED)
+        slots = [int(i) for i in ((wanted == 1) & (locked == 0)).nonzero()[0]]
+        now = time.monotonic()
+        return [slot for slot in slots if self._retry_at.get(state.name(slot), 0.0) <= now]
+
+    def _work_off(self) -> None:
+        """Do what can be done now, in order; the rest waits."""
+        left: deque[Work] = deque()
+        now = time.monotonic()
+        blocked: set[str] = set()
+        for work in self._waiting:
+            if isinstance(work, Marker):
+                if left:
+                    left.append(work)
+                else:
+                    self._done(work)
+                    work.reached()
+                continue
+            if work.name in blocked or self._must_wait(work.name, now):
+                left.append(work)
+            elif self._do(work):
+                self._done(work)
+            else:
+                blocked.add(work.name)
+                left.append(work)
+        self._waiting = left
+
+    def _must_wait(self, name: str, now: float) -> bool:
+        return self._drainer.is_draining(name) or self._retry_at.get(name, 0.0) > now
+
+    def _done(self, work: Work) -> None:
+        self.queue.done(work)
+
+    def _do(self, work: Transaction | Install | Drop) -> bool:
+        """True when the work is over (done, known already, or refused for good)."""
+        name = work.name
+        if name in self._stopped and not isinstance(work, Install):
+            return True
+        try:
+            self._change(work)
+        except (LockTimeout, NoSpace, OSError) as error:
+            self._later(name, error)
+            return False
+        except (Diverged, FormatError, LimitError) as error:
+            self._stop(name, error)
+        except PositionMismatch as error:
+            log.info("%s: %s; claiming it anew", name, error.message)
+            self._drainer.settle(name)
+            self.reclaim(name)
+        except SQLiteClusterError as error:
+            self._stop(name, error)
+        return True
+
+    def _change(self, work: Transaction | Install | Drop) -> None:
+        db = self._database(work.name)
+        self._catch_up(db)
+        if isinstance(work, Transaction):
+            db.apply(work.ltx)
+        else:
+            self._drainer.settle(work.name)
+            if isinstance(work, Install):
+                db.install_image(work)
+                self._stopped.discard(work.name)
+                self._node.problems.clear("Diverged", work.name)
+            else:
+                db.drop(work.position)
+        self._retry_at.pop(work.name, None)
+        self._drainer.look(db)
+
+    def _catch_up(self, db: ReplicaDb) -> None:
+        """Finish what an error (a full disk) left between the log and the readers."""
+        if db.session is not None and db.store.applied != db.store.position.txid:
+            db.catch_up()
+
+    def _hold(self, name: str) -> None:
+        try:
+            self._database(name).hold()
+            self._retry_at.pop(name, None)
+        except (LockTimeout, NoSpace, OSError) as error:
+            self._later(name, error)
+        except SQLiteClusterError as error:
+            self._stop(name, error)
+
+    def _later(self, name: str, error: Exception) -> None:
+        code = error.code if isinstance(error, SQLiteClusterError) else "StoreError"
+        text = error.message if isinstance(error, SQLiteClusterError) else str(error)
+        self._node.problems.report(code, text, name)
+        self._retry_at[name] = time.monotonic() + RETRY_S
+
+    def _stop(self, name: str, error: SQLiteClusterError) -> None:
+        """This database does not go on by itself."""
+        self._node.problems.report(error.code, error.message, name)
+        self._stopped.add(name)
+        self._retry_at[name] = time.monotonic() + RETRY_S
+        if not isinstance(error, NotADatabase):
+            self.resync(name)
+
+    def _database(self, name: str) -> ReplicaDb:
+        db = self._databases.get(name)
+        if db is None:
+            db = self._databases[name] = ReplicaDb(self._node, name, self._paths(name))
+        return db

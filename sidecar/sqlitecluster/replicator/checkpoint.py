@@ -1,0 +1,181 @@
+"""Writes a replica's WAL back into its database file, and starts the WAL over.
+
+Backfill may run in a thread of its own while apply appends (``Backfill.run``); the
+restart (``try_restart``) belongs to the apply thread, which must not append meanwhile.
+
+Rules (SQLite's walCheckpoint and walRestartHdr, step by step):
+    1. No frame is backfilled beyond what the readers of READ1 … READ4 still need.
+    2. READ0 is held exclusively while pages are written: its readers read only the
+       database file. Pages go through the mount, so that the kernel's cache is right.
+    3. A restart needs everything backfilled and READ1 … READ4 exclusively; then the
+       index header (new salts, no frames), the backfill words and marks, and only then
+       the log's file header. A successor that finds the first without the last writes it.
+    4. The READ locks are taken on a description of their own, which dies with us.
+    5. LTX that the frames came from is durable before the first page is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sqlitecluster import failpoints
+from sqlitecluster.replicator import locks, walfile
+from sqlitecluster.replicator.shm import MARKS, NOT_USED, WalIndex
+from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
+from sqlitecluster.replicator.walsession import WalSession
+from sqlitecluster.replicator.walwriter import WalWriter
+
+_RUN_PAGES: Final = 256  # pages written by one call; below IOV_MAX
+_RUN_BYTES: Final = 1 << 20
+_MOST_HERE: Final = 2000  # frames that a restart backfills itself; more is left to the next pass
+_KEEP_FACTOR: Final = 2  # a WAL file longer than this many thresholds is cut after a restart
+
+
+class Backfill:
+    """One pass over the WAL of a database whose CKPT lock we hold."""
+
+    def __init__(self, session: WalSession) -> None:
+        self._session = session
+        self._index: WalIndex = session.index
+
+    def run(self, *, sync: bool) -> int:
+        """Copy frames into the database as far as readers allow; returns the frame reached.
+
+        ``sync`` makes the database durable afterwards (slow: not in the apply thread).
+        """
+        fd = os.open(self._session.paths.shm, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            reached = self._run(fd)
+        finally:
+            os.close(fd)
+        if sync:
+            os.fsync(self._session.db_fd)
+        return reached
+
+    def _run(self, fd: int) -> int:
+        index = self._index
+        header = index.read()
+        if header is None or header.mx_frame == index.backfilled:
+            return index.backfilled
+        safe = self._safe_frame(fd, header.mx_frame)
+        if index.backfilled >= safe or not locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0):
+            return index.backfilled
+        index.attempted = safe
+        pages, frames = newest_frames(index.pgnos(header.mx_frame), index.backfilled, safe, header.pages)
+        self._copy(pages, frames)
+        now = index.read()
+        if now is not None and now.mx_frame == safe and now.salt == header.salt:
+            self._cut(now.pages)
+        failpoints.hit("checkpoint.before-backfilled")
+        index.backfilled = safe
+        return safe
+
+    def _safe_frame(self, fd: int, mx_frame: int) -> int:
+        """The newest frame that no reader's snapshot is older than."""
+        safe = mx_frame
+        for reader in range(1, MARKS):
+            mark = self._index.mark(reader)
+            if safe <= mark:
+                continue
+            if locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0 + reader):
+                self._index.set_mark(reader, safe if reader == 1 else NOT_USED)
+                locks.unlock(fd, locks.READ0 + reader)
+            else:
+                safe = mark
+        return safe
+
+    def _copy(self, pages: npt.NDArray[np.int64], frames: npt.NDArray[np.int64]) -> None:
+        """Write each page from its frame; neighbouring pages by one call."""
+        session = self._session
+        page_size = session.page_size
+        frame_size = FRAME_HEADER_SIZE + page_size
+        most = max(1, min(_RUN_PAGES, _RUN_BYTES // page_size))
+        waiting: list[bytes] = []
+        start = 0
+        offsets = (HEADER_SIZE + (frames - 1) * frame_size + FRAME_HEADER_SIZE).tolist()
+        for pgno, offset in zip(pages.tolist(), offsets, strict=True):
+            if waiting and (pgno != start + len(waiting) or len(waiting) == most):
+                _write_run(session.db_fd, waiting, (start - 1) * page_size)
+                waiting = []
+            if not waiting:
+                start = pgno
+                failpoints.hit("checkpoint.page")
+            waiting.append(os.pread(session.wal_fd, page_size, offset))
+        if waiting:
+            _write_run(session.db_fd, waiting, (start - 1) * page_size)
+
+    def _cut(self, pages: int) -> None:
+        """Give the database file its exact length."""
+        size = pages * self._session.page_size
+        if size and os.fstat(self._session.db_fd).st_size != size:
+            os.ftruncate(self._session.db_fd, size)
+
+
+def try_restart(session: WalSession, writer: WalWriter, keep_bytes: int) -> bool:
+    """Backfill what is left and start the log over; False while a reader is in the way."""
+    mx_frame = writer.header.mx_frame
+    if mx_frame == 0:
+        return True
+    left = mx_frame - session.index.backfilled
+    if left > _MOST_HERE or (left and Backfill(session).run(sync=False) < mx_frame):
+        return False
+    fd = os.open(session.paths.shm, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if not locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0 + 1, MARKS - 1):
+            return False
+        _restart(session, writer, keep_bytes)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _restart(session: WalSession, writer: WalWriter, keep_bytes: int) -> None:
+    index, old = session.index, writer.header
+    first = (int.from_bytes(old.salt[:4], "big") + 1) & 0xFFFF_FFFF
+    salt = first.to_bytes(4, "big") + secrets.token_bytes(4)
+    before = walfile.WalHeader.parse(os.pread(session.wal_fd, HEADER_SIZE, 0))
+    index.publish(replace(old, mx_frame=0, salt=salt))
+    failpoints.hit("checkpoint.after-index-header")
+    index.reset_after_restart()
+    failpoints.hit("checkpoint.after-marks")
+    sequence = before.sequence + 1 if before is not None else 0
+    os.pwrite(session.wal_fd, walfile.WalHeader.make(session.page_size, sequence, salt).pack(), 0)
+    if os.fstat(session.wal_fd).st_size > _KEEP_FACTOR * keep_bytes:
+        os.ftruncate(session.wal_fd, max(HEADER_SIZE, keep_bytes))
+    writer.reload()
+
+
+def newest_frames(
+    pgnos: npt.NDArray[np.uint32], after: int, safe: int, commit: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(pages, frames), by page: the newest frame of each page, if it is in ``after`` + 1 … ``safe``."""
+    pages, from_end = np.unique(pgnos[::-1], return_index=True)
+    frames = len(pgnos) - from_end
+    chosen = (frames > after) & (frames <= safe) & (pages <= commit) & (pages > 0)
+    return pages[chosen].astype(np.int64), frames[chosen].astype(np.int64)
+
+
+def sync_first(sync_log: Callable[[], None], session: WalSession) -> int:
+    """A whole pass outside the apply thread: LTX durable, then pages, then the database."""
+    sync_log()
+    os.fdatasync(session.wal_fd)
+    return Backfill(session).run(sync=True)
+
+
+def _write_run(fd: int, pages: list[bytes], at: int) -> None:
+    want = sum(map(len, pages))
+    done = os.pwritev(fd, pages, at)
+    if done < want:
+        rest = memoryview(b"".join(pages))[done:]
+        while rest:
+            at += done
+            done = os.pwrite(fd, rest, at)
+            rest = rest[done:]

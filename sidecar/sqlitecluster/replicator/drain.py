@@ -1,0 +1,135 @@
+"""Keeps the WALs of a replica short: decides when to write back and when to start over.
+
+Used by ``apply.Applier`` in the apply thread; one helper thread does the long copies.
+
+    over the threshold   a pass in the helper: LTX durable, frames into the database, fsync
+    pass done            for at most ``DRAIN_S`` the database is not applied to: new readers
+                         read the database file, the old ones end, the WAL starts over
+    a reader stays       another try ``AGAIN_S`` later; the WAL grows meanwhile and beyond
+                         ``PINNED`` thresholds that is reported
+
+Rules:
+    1. While a pass runs the session is not closed (``settle`` waits for it).
+    2. ``durable`` moves only to a transaction whose frames were all copied and fsynced.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlitecluster.replicator.checkpoint import sync_first, try_restart
+from sqlitecluster.replicator.replica import ReplicaDb
+from sqlitecluster.replicator.services import NodeServices
+
+log = logging.getLogger(__name__)
+
+DRAIN_S: Final = 0.05
+AGAIN_S: Final = 1.0
+PINNED: Final = 8
+
+
+@dataclass(slots=True)
+class _State:
+    db: ReplicaDb
+    running: Future[int] | None = None
+    frames: int = 0
+    """Frames that the pass must reach so that ``txid`` is durable."""
+    txid: int = 0
+    drain_until: float = 0.0
+    not_before: float = field(default=0.0)
+
+
+class Drainer:
+    """All databases' write-back."""
+
+    def __init__(self, node: NodeServices, wake: Callable[[], None]) -> None:
+        self._node = node
+        self._wake = wake
+        self._threshold = node.config.wal_threshold_bytes
+        self._states: dict[str, _State] = {}
+        self._helper = ThreadPoolExecutor(1, "checkpoint")
+        self.draining = 0
+        """Databases that are not applied to at the moment."""
+
+    def look(self, db: ReplicaDb) -> None:
+        """After a change: begin a pass if the WAL is long enough."""
+        if db.writer is None or db.session is None or db.writer.size <= self._threshold:
+            return
+        state = self._states.get(db.name)
+        if state is None or state.db.session is not db.session:
+            state = self._states[db.name] = _State(db)
+        if state.running is not None or state.drain_until or time.monotonic() < state.not_before:
+            return
+        state.frames, state.txid = db.writer.header.mx_frame, db.store.applied
+        state.running = self._helper.submit(sync_first, db.store.sync, db.session)
+        state.running.add_done_callback(lambda _future: self._wake())
+
+    def turn(self) -> list[str]:
+        """Go on with what became possible; names that may be applied to again."""
+        free = []
+        for name, state in self._states.items():
+            if state.running is not None and state.running.done():
+                self._passed(state)
+            if state.drain_until and self._drained(state):
+                free.append(name)
+        return free
+
+    def is_draining(self, name: str) -> bool:
+        """Whether applying to this database must wait for a moment."""
+        if not self.draining:
+            return False
+        state = self._states.get(name)
+        return state is not None and state.drain_until > 0.0
+
+    def settle(self, name: str) -> None:
+        """Wait for a running pass and forget the rest: the session is about to be closed."""
+        state = self._states.pop(name, None)
+        if state is None:
+            return
+        if state.running is not None:
+            state.running.exception()
+        if state.drain_until:
+            self.draining -= 1
+
+    def close(self) -> None:
+        """Wait for running passes and end the helper."""
+        for name in list(self._states):
+            self.settle(name)
+        self._helper.shutdown()
+
+    def _passed(self, state: _State) -> None:
+        future, state.running = state.running, None
+        assert future is not None
+        error = future.exception()
+        if error is not None:
+            self._node.problems.report("StoreError", f"writing the WAL back failed: {error}", state.db.name)
+            state.not_before = time.monotonic() + AGAIN_S
+            return
+        if future.result() >= state.frames:
+            state.db.store.set_durable(state.txid)
+        state.drain_until = time.monotonic() + DRAIN_S
+        self.draining += 1
+
+    def _drained(self, state: _State) -> bool:
+        """True when applying may go on: the WAL started over, or a reader would not end."""
+        db, now = state.db, time.monotonic()
+        assert db.session is not None
+        assert db.writer is not None
+        done = try_restart(db.session, db.writer, self._threshold)
+        if not done and now < state.drain_until:
+            return False
+        state.drain_until = 0.0
+        self.draining -= 1
+        if done:
+            self._node.problems.clear("WalPinned", db.name)
+            return True
+        state.not_before = now + AGAIN_S
+        if db.writer.size > PINNED * self._threshold:
+            text = f"a reader keeps {db.writer.size >> 20} MiB of the write-ahead log from being written back"
+            self._node.problems.report("WalPinned", text, db.name)
+        return True

@@ -1,0 +1,385 @@
+"""One database on a replica: its role locks, its WAL, and how transactions become visible.
+
+``apply.Applier`` owns one per database and calls it from the apply thread only.
+
+Rules:
+    1. The log first, then frames, index, header; then ``applied``, then the shared words.
+       A kill between any two is repaired by ``open``: it applies again from ``applied``.
+    2. The checksum of the database after a transaction is computed before anything is
+       written; one that does not fit changes nothing.
+    3. Nothing is written without the role locks. They are kept by the supervisor while no
+       replicator runs, under ``<slot>:database`` and ``<slot>:shm``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from sqlitecluster import failpoints
+from sqlitecluster.errors import Diverged, NotADatabase, PositionMismatch, StoreError
+from sqlitecluster.ltx import Header, LTXFile, decode, fold, page_checksums
+from sqlitecluster.replication.position import Position
+from sqlitecluster.replicator import install, locks
+from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.walfile import Page
+from sqlitecluster.replicator.walsession import WalSession
+from sqlitecluster.replicator.walwriter import BATCH_BYTES, WalWriter
+from sqlitecluster.replicator.work import Install
+from sqlitecluster.shared import Word
+from sqlitecluster.store import lostfound
+
+if TYPE_CHECKING:
+    from sqlitecluster.store.database import DatabaseStore
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_S: Final = 0.5
+_KINDS: Final = ("database", "shm")
+
+
+class ReplicaDb:
+    """A database that follows the primary."""
+
+    def __init__(self, node: NodeServices, name: str, paths: DbPaths | None = None) -> None:
+        self.name = name
+        self._node = node
+        self.store: DatabaseStore = node.store.open(name)
+        self.paths = paths or DbPaths(node.mount_dir / name, self.store.dir / "wal")
+        self.session: WalSession | None = None
+        self.writer: WalWriter | None = None
+        self._empty_fd = -1
+        self._slot: int | None = None
+
+    # gate and locks
+
+    @property
+    def slot(self) -> int | None:
+        """The mount's slot; None until the mount knows the name."""
+        if self._slot is None:
+            self._slot = self._node.state.find(self.name)
+        return self._slot
+
+    def open(self, wait_s: float = LOCK_WAIT_S) -> None:
+        """Take or adopt the locks, apply what the log has and readers do not see, open the gate.
+
+        Without a database file (dropped, or not yet made) there is nothing to lock.
+
+        Raises:
+            LockTimeout: a program holds a lock.
+            NotADatabase: the file holds something else.
+            StoreError: the log cannot give what is missing.
+        """
+        if self.session is not None:
+            return
+        unfinished = install.Image.find(self.store.dir)
+        if unfinished is not None:
+            install.clear_unfinished(self.paths)
+            self._finish_install(unfinished)
+        elif install.state_of(self.paths.database) == "database":
+            self._open_session(wait_s)
+        self.catch_up()
+        if self.session is not None:
+            self._let_in()
+
+    def hold(self) -> None:
+        """Make it safe that programs open this file: role locks, or a bare hold on an empty one."""
+        unfinished = install.Image.find(self.store.dir) is not None
+        try:
+            state = "database" if unfinished else install.state_of(self.paths.database)
+        except NotADatabase:
+            self._set_gate(True)  # no database: it stays on this node, nobody applies to it
+            return
+        if state == "database":
+            self.open()
+        elif state == "empty":
+            self._hold_empty()
+            self._set_gate(True)
+
+    def _open_session(self, wait_s: float) -> None:
+        self._release_empty()
+        self.session = WalSession.open_role(self.paths, time.monotonic() + wait_s, self._take_kept(), self._keep)
+        self.writer = WalWriter(self.session)
+        self.store.set_wal_owner(1)
+
+    def _take_kept(self) -> dict[str, int]:
+        """Descriptors that carry our locks since an earlier process."""
+        kept = {}
+        for kind in _KINDS:
+            fd = self._node.supervisor.kept.pop(f"{self.slot}:{kind}", None)
+            if fd is not None:
+                kept[kind] = fd
+        return kept
+
+    def _keep(self, kind: str, fd: int) -> None:
+        if self.slot is not None:
+            self._node.supervisor.keep(f"{self.slot}:{kind}", fd)
+
+    def _hold_empty(self) -> None:
+        if self._empty_fd < 0:
+            fd = os.open(self.paths.database, os.O_RDWR | os.O_CLOEXEC)
+            self._empty_fd = fd
+            deadline = time.monotonic() + LOCK_WAIT_S
+            try:
+                locks.wait_lock(fd, fcntl.F_WRLCK, locks.RESERVED, deadline, "RESERVED on the database")
+                locks.lock_shared(fd, deadline)
+            except BaseException:
+                self._release_empty()
+                raise
+
+    def _release_empty(self) -> None:
+        if self._empty_fd >= 0:
+            os.close(self._empty_fd)
+            self._empty_fd = -1
+
+    def close(self) -> None:
+        """Close the gate and give the locks back."""
+        self._set_gate(False)
+        self._release_empty()
+        if self.session is not None:
+            self.session.close()
+            self.session = self.writer = None
+        for fd in self._take_kept().values():
+            os.close(fd)
+        if self.slot is not None:
+            for kind in _KINDS:
+                self._node.supervisor.drop(f"{self.slot}:{kind}")
+
+    def leave(self) -> None:
+        """At the end of the process: close descriptors, but leave the locks to the supervisor's duplicates."""
+        self._release_empty()
+        if self.session is not None:
+            self.session.leave()
+            self.session = self.writer = None
+
+    def _let_in(self) -> None:
+        self.show_position()
+        self._set_gate(True)
+
+    def _set_gate(self, is_open: bool) -> None:
+        if self.slot is not None:
+            self._node.state.slot(self.slot)[Word.LOCKED] = int(is_open)
+            self._node.bells.mount.ring()
+
+    # transactions
+
+    def apply(self, data: bytes) -> Header | None:
+        """Take one LTX file in and show it; None when it is known already.
+
+        Raises:
+            PositionMismatch: it does not continue; nothing was changed.
+            Diverged: the database would not be what the primary has; nothing was changed.
+            LTXError: it is damaged.
+        """
+        file = decode(data)
+        header, post = file.header, file.trailer.post_apply
+        if header.max_txid <= self.store.position.txid:
+            return None
+        self.store.check_continues(header)
+        if not header.commit:
+            self.store.append(data, header, post, [], [])
+        elif header.is_snapshot or not self.store.commit:
+            self._append_whole(file, data)
+        else:
+            self._append_increment(file, data)
+        failpoints.hit("apply.after-log")
+        self._show(file)
+        return header
+
+    def _append_whole(self, file: LTXFile, data: bytes) -> None:
+        """Log a file that holds every page: a snapshot, or the first transaction after a drop."""
+        header, post = file.header, file.trailer.post_apply
+        if not header.is_snapshot:  # of a snapshot, decode has proved this
+            sums = page_checksums([pgno for pgno, _page in file.pages], [page for _pgno, page in file.pages])
+            if len(file.pages) != header.snapshot_pages or fold(sums) != post:
+                raise Diverged(f"transaction {header.max_txid:016x} does not hold the whole database")
+        self._keep_untracked()
+        self.store.append(data, header, post)
+
+    def _append_increment(self, file: LTXFile, data: bytes) -> None:
+        header, post, store = file.header, file.trailer.post_apply, self.store
+        if header.page_size != store.page_size:
+            raise PositionMismatch(store.position, f"a page size of {header.page_size} bytes")
+        self.open()
+        if self.session is None:
+            raise StoreError(f"{self.name}: the database file is missing")
+        numbers = [pgno for pgno, _page in file.pages]
+        sums = page_checksums(numbers, [page for _pgno, page in file.pages])
+        after = store.checksums.rolling_after(numbers, sums, header.commit)
+        if after != post and header.is_tracked:
+            have = Position(header.max_txid, after)
+            raise Diverged(f"the database would be at {have}, the primary is at {Position(header.max_txid, post)}")
+        failpoints.hit("apply.before-log")
+        store.append(data, header, post, numbers, sums)
+
+    def _show(self, file: LTXFile) -> None:
+        """Make a logged transaction visible."""
+        header = file.header
+        if not header.commit:
+            self._remove()
+        elif self._is_whole(file):
+            work = install.from_ltx(file, self.store.dir)
+            self._finish_install(install.Image.take(work, self.store.dir), logged=True)
+        else:
+            self._append(file.pages, header.commit)
+        failpoints.hit("apply.before-applied")
+        self.store.set_applied(header.max_txid, file.trailer.post_apply)
+        self.show_position(header, file.trailer.post_apply)
+
+    def _is_whole(self, file: LTXFile) -> bool:
+        if len(file.pages) != file.header.snapshot_pages:
+            return False
+        return file.header.is_snapshot or self.session is None
+
+    def _append(self, pages: Sequence[Page], commit: int) -> None:
+        session, writer = self.session, self.writer
+        if session is None or writer is None:
+            raise StoreError(f"{self.name}: the database file is missing")
+        if not pages:
+            pages = [(1, bytes(install.ContentReader(session).read(1, 1)))]
+        try:
+            if len(pages) * session.page_size <= BATCH_BYTES:
+                writer.append(pages, commit)
+            else:
+                writer.append_many(_batches(pages, BATCH_BYTES // session.page_size), commit)
+        except OSError:
+            writer.abandon()
+            raise
+
+    def catch_up(self) -> None:
+        """Show what the log has beyond ``applied``: after a kill, or a full disk.
+
+        Raises:
+            StoreError: the log no longer has it.
+        """
+        store = self.store
+        self._complete_checksums()
+        if store.applied >= store.position.txid:
+            return
+        blobs = store.since(store.applied)
+        if blobs is None:
+            raise StoreError(f"transactions after {store.applied:016x} are not stored any more")
+        for blob in blobs:
+            file = decode(blob, verify=False)
+            if file.header.max_txid > store.applied:
+                self._show(file)
+
+    def _complete_checksums(self) -> None:
+        """Store page checksums again that a kill left out, and prove the total."""
+        store, sums = self.store, self.store.checksums
+        if sums.txid == store.position.txid or store.position.is_zero:
+            return
+        for blob in store.since(sums.txid) or ():
+            file = decode(blob, verify=False)
+            if sums.page_size != file.header.page_size:
+                sums.reset(file.header.page_size)
+            numbers = [pgno for pgno, _page in file.pages]
+            sums.truncate(file.header.commit)
+            sums.set_many(numbers, page_checksums(numbers, [page for _pgno, page in file.pages]))
+        if sums.recount() != store.position.checksum:
+            raise Diverged(f"page checksums add up to {sums.rolling:016x}, the position is {store.position}")
+        sums.mark(store.position.txid)
+
+    # whole images
+
+    def install_image(self, work: Install) -> None:
+        """Replace the content by a received image; the own history goes to lost+found where it differs."""
+        self._keep_untracked()
+        image = install.Image.take(work, self.store.dir)
+        failpoints.hit("install.taken")
+        if work.diverged:
+            self.store.keep_tail(0, "diverged from the primary")
+        self._finish_install(image)
+
+    def _finish_install(self, image: install.Image, *, logged: bool = False) -> None:
+        state = install.state_of(self.paths.database)
+        if state == "database" and self._page_size() != image.page_size:
+            self._remove(poison=True)
+            state = "missing"
+        if state == "database":
+            if self.session is None:
+                self._open_session(LOCK_WAIT_S)
+            assert self.session is not None
+            assert self.writer is not None
+            self.writer.append_many(install.differences(image, self.session), image.pages)
+        else:
+            self._release_empty()
+            install.create(image, self.paths)
+            self._open_session(LOCK_WAIT_S)
+        failpoints.hit("install.visible")
+        self._note_installed(image, logged)
+        self._let_in()
+
+    def _note_installed(self, image: install.Image, logged: bool) -> None:
+        store = self.store
+        checksum = install.store_checksums(image, store.checksums)
+        if checksum != image.position.checksum:
+            raise Diverged(f"the image adds up to {checksum:016x}, it should be at {image.position}")
+        if not logged and store.position != image.position:
+            store.reset(image.position, page_size=image.page_size, commit=image.pages, timestamp_ms=image.timestamp_ms)
+        store.set_applied(image.position.txid, image.position.checksum)
+        failpoints.hit("install.noted")
+        image.discard()
+
+    def _page_size(self) -> int:
+        with open(self.paths.database, "rb") as file:
+            size = int.from_bytes(file.read(18)[16:], "big")
+        return 65536 if size == 1 else size
+
+    def _keep_untracked(self) -> None:
+        """A database that was never replicated is copied to lost+found before it is replaced."""
+        database = self.paths.database
+        if self.store.position.is_zero and install.state_of(database) == "database":
+            node = self._node.store
+            lostfound.copy(node.data_dir, node.disk, node.clock.now_ms(), self.name, "not replicated before", database)
+
+    def drop(self, position: Position) -> None:
+        """The primary has no such database any more, at this position."""
+        self._remove()
+        self.store.reset(position, page_size=self.store.page_size, commit=0, timestamp_ms=self.store.timestamp_ms)
+        self.store.checksums.truncate(0)
+        self.store.checksums.mark(position.txid)
+        self.store.set_applied(position.txid, position.checksum)
+        self.show_position()
+
+    def _remove(self, *, poison: bool = False) -> None:
+        """Take the files away; ``poison`` makes handles that are open answer EIO."""
+        self.close()
+        words = self._node.state.slot(self.slot) if self.slot is not None else None
+        if words is not None:
+            words[Word.FROZEN] = 1
+        try:
+            if poison and words is not None:
+                words[Word.POISONED] = words[Word.OPEN_GEN]
+                self._node.bells.mount.ring()
+            install.remove(self.paths)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.paths.backing_wal)
+        finally:
+            if words is not None:
+                words[Word.FROZEN] = 0
+
+    # what others see
+
+    def show_position(self, header: Header | None = None, checksum: int = 0) -> None:
+        """Publish the position that readers see now."""
+        store = self.store
+        if header is None:
+            position, timestamp_ms, pages = store.position, store.timestamp_ms, store.commit
+        else:
+            position, timestamp_ms, pages = Position(header.max_txid, checksum), header.timestamp_ms, header.commit
+        if self.slot is not None:
+            self._node.state.set_position(self.slot, (position.txid, position.checksum, timestamp_ms, pages))
+        if header is not None:
+            self._node.on_transaction(self.name, header, position)
+
+
+def _batches(pages: Sequence[Page], size: int) -> Iterator[Sequence[Page]]:
+    for at in range(0, len(pages), size):
+        yield pages[at : at + size]
