@@ -81,7 +81,7 @@ class ProblemBook:
             if len(self._entries) > _MAX_PROBLEMS:
                 del self._entries[min(self._entries, key=lambda k: self._entries[k].since_ms)]
         if known is None or known.message != message:
-            log.warning("%s%s [%s]", f"{database}: " if database else "", message, code)
+            log.warning("%s%s", f"{database}: " if database else "", message, extra={"code": code})
             if self.on_change is not None:
                 self.on_change(problem, known is None)
 
@@ -90,7 +90,7 @@ class ProblemBook:
         with self._lock:
             gone = self._entries.pop((code, database), None)
         if gone is not None:
-            log.info("%sover: %s [%s]", f"{database}: " if database else "", gone.message, code)
+            log.info("%sover: %s", f"{database}: " if database else "", gone.message, extra={"code": code})
 
     def all(self) -> list[Problem]:
         """Every open problem, oldest first."""

@@ -20,12 +20,18 @@ from sqlitecluster.replication import wire
 from sqlitecluster.replication.decide import Reason
 from sqlitecluster.replication.pages import batch_pages, encode_pages
 from sqlitecluster.replication.wire import FrameType, SnapshotInfo
+from sqlitecluster.store.snapshot import SnapshotReader
 
 if TYPE_CHECKING:
     from sqlitecluster.store.database import DatabaseStore
 
 Pages = Iterable[Sequence[tuple[int, bytes]]]
 """Batches of (page number, content)."""
+
+
+def read_pages(db: DatabaseStore) -> Pages:
+    """The committed pages of a database, while programs write it."""
+    return SnapshotReader(db.dir / "database", db.dir / "wal", db.checksums, db.commit).batches()
 
 
 class SnapshotSender:

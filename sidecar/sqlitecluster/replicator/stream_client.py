@@ -29,6 +29,7 @@ from sqlitecluster.replication import wire
 from sqlitecluster.replication.lineage import Hello, check_epoch, meet
 from sqlitecluster.replication.wire import Claim, Frame, FrameType, Parser
 from sqlitecluster.replicator.counters import Counters
+from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.replicator.lag import LagMeter
 from sqlitecluster.replicator.receive import Receiver
 from sqlitecluster.replicator.services import NodeServices
@@ -56,7 +57,9 @@ class StreamClient:
         lag: LagMeter,
         hello: Callable[[], Hello],
         counters: Counters,
+        epochs: EpochFile,
     ) -> None:
+        self._epochs = epochs
         self._node = node
         self._queue = queue
         self._receiver = receiver
@@ -67,6 +70,7 @@ class StreamClient:
         self._room = asyncio.Event()
         self._acked: dict[str, int] = {}
         self._again = asyncio.Event()
+        self._hurry = asyncio.Event()
         self.primary: Hello | None = None
         self.connected = False
         self.on_primary: Callable[[], None] = lambda: None
@@ -85,6 +89,11 @@ class StreamClient:
     def reclaim(self, name: str) -> None:
         """Apply thread: a transaction did not fit; connect again with real positions."""
         self._loop.call_soon_threadsafe(self._resync, name, False)
+
+    def again(self) -> None:
+        """Event loop: end the stream and connect anew, now."""
+        self._again.set()
+        self._hurry.set()
 
     async def run(self) -> None:
         """Follow the primary until cancelled."""
@@ -138,7 +147,8 @@ class StreamClient:
         peer = Hello.from_wire(wire.decode_json(frame))
         adopt = meet(self._hello(), peer)
         state = self._node.state
-        state.node[NodeWord.EPOCH] = check_epoch(state.node[NodeWord.EPOCH], peer)
+        self._epochs.note(check_epoch(self._epochs.value, peer))
+        state.node[NodeWord.EPOCH] = self._epochs.value
         if adopt is not None:
             log.info("joining cluster %s of primary %s", adopt, peer.name)
             self._node.store.set_cluster_id(adopt)

@@ -1,0 +1,103 @@
+"""Facts of one database that only its files and locks tell. Runs in an executor thread.
+
+Rules: everything is read; nothing is created, locked or written. What cannot be read is
+reported as unknown, never raised.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sqlitecluster.units import encode_name
+
+_OFD_GETLK: Final = 36
+_FLOCK: Final = struct.Struct("@hhqqi4x")
+_WRITE_LOCK: Final = 120
+_RESERVED_LOCK: Final = 0x4000_0001
+_MAX_LISTED: Final = 100
+
+
+def lock_owner(path: Path, offset: int) -> int | None:
+    """The process that holds a byte's lock; None when nobody, or a sidecar, does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        kind, _whence, _start, _length, pid = _FLOCK.unpack(fcntl.fcntl(fd, _OFD_GETLK, query))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+
+
+def write_transaction(mount_dir: Path, name: str, wal: bool) -> int | None:
+    """The process that has a write transaction open on a database of the mount."""
+    if wal:
+        return lock_owner(mount_dir / f"{name}-shm", _WRITE_LOCK)
+    return lock_owner(mount_dir / name, _RESERVED_LOCK)
+
+
+def journal_mode(data_dir: Path, name: str) -> str:
+    """``wal``, or what the journal left behind tells: ``delete``, ``truncate``, ``persist``."""
+    folder = data_dir / "dbs" / encode_name(name)
+    try:
+        with open(folder / "database", "rb") as file:
+            head = file.read(20)
+        if len(head) < 20:
+            return "unknown"
+        if head[18:20] == b"\x02\x02":
+            return "wal"
+        with open(folder / "journal", "rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        return "delete" if (folder / "database").exists() else "unknown"
+    except OSError:
+        return "unknown"
+    if not start:
+        return "truncate"
+    return "persist" if not any(start) else "delete"
+
+
+def local_only(data_dir: Path) -> tuple[int, list[str]]:
+    """How many files are kept on this node only, and the first hundred of their paths."""
+    root = data_dir / "files"
+    names: list[str] = []
+    count = 0
+    for path in _files(root):
+        count += 1
+        if len(names) < _MAX_LISTED:
+            names.append(str(path.relative_to(root)))
+    return count, names
+
+
+def pids(data_dir: Path) -> dict[str, Any]:
+    """Process ids of this node, as the supervisor wrote them."""
+    try:
+        value = json.loads((data_dir / "pids.json").read_text())
+    except (OSError, ValueError):
+        return {"replicator": os.getpid()}
+    return value if isinstance(value, dict) else {}
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process."""
+    try:
+        text = Path(f"/proc/{pid}/statm").read_text()
+    except OSError:
+        return None
+    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, _dirs, files in os.walk(root):
+        for file in sorted(files):
+            yield Path(folder) / file

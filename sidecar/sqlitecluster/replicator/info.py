@@ -1,0 +1,283 @@
+"""What ``/info`` and ``/metrics`` say about a node.
+
+``NodeView`` knows where everything is; ``info`` and ``samples`` gather it. Both read
+files and look at locks, so the HTTP handlers call them in an executor thread.
+
+Rules:
+    1. LiteFS's fields keep their names and meaning; ours are added beside them.
+    2. A database's position is the one that programs can read here, not what was received.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlitecluster.replication.position import ZERO, Position
+from sqlitecluster.replicator import facts
+from sqlitecluster.replicator.counters import Counters
+from sqlitecluster.replicator.events import timestamp
+from sqlitecluster.replicator.lag import NEVER, LagMeter
+from sqlitecluster.replicator.metrics import Sample
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.shared import KIND_DATABASE, KIND_OTHER, ROLE_NAMES, NodeWord, Word
+from sqlitecluster.units import format_checksum, format_node_id, format_txid
+
+if TYPE_CHECKING:
+    from sqlitecluster.replicator.stream_server import ReplicaStream
+    from sqlitecluster.store.database import DatabaseStore
+
+_PACKAGES: Final = ("pyfuse3", "aiohttp", "numpy", "lz4", "xxhash", "fastcrc")
+_PREFIX: Final = "sqlitecluster_"
+
+
+def version() -> str:
+    """Version of this distribution."""
+    try:
+        return metadata.version("sqlitecluster")
+    except metadata.PackageNotFoundError:
+        return "0.1.0"
+
+
+@dataclass(slots=True)
+class NodeView:
+    """Everything that is worth telling about this node."""
+
+    node: NodeServices
+    counters: Counters
+    lag: LagMeter
+    connected: Callable[[], bool]
+    streams: Callable[[], list[ReplicaStream]]
+    waiting_bytes: Callable[[], int]
+    subscribers: Callable[[], int]
+
+    @property
+    def is_primary(self) -> bool:
+        return int(self.node.state.node[NodeWord.ROLE]) == 1
+
+    @property
+    def in_sync(self) -> bool:
+        return self.is_primary or self.lag.in_sync
+
+    def role(self) -> dict[str, Any]:
+        """The data of ``init`` and ``primaryChange`` events."""
+        name = self.node.state.primary_name()
+        if self.is_primary or not name:
+            return {"isPrimary": self.is_primary}
+        return {"isPrimary": False, "hostname": name}
+
+    def lag_ms(self) -> int:
+        """Lag of a replica in ms, ``NEVER`` before the first sync; 0 on the primary."""
+        if self.is_primary:
+            return 0
+        return self.lag.lag_ms(time.time_ns() // 1_000_000, self.waiting_bytes() > 0)
+
+    def position(self, db: DatabaseStore) -> Position:
+        """What programs can read of a database here."""
+        slot = self.node.state.find(db.name)
+        if slot is not None:
+            txid, checksum, _ms, _pages = self.node.state.position(slot)
+            if txid:
+                return Position(txid, checksum)
+        if self.is_primary:
+            return db.position
+        return db.position if db.applied >= db.position.txid else ZERO
+
+    def databases(self) -> list[DatabaseStore]:
+        """Databases that have a position."""
+        found = (self.node.find(name) for name in self.node.store.names())
+        return [db for db in found if db is not None and not db.position.is_zero]
+
+    # -- /info -----------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """The object of ``/info``."""
+        node, config = self.node, self.node.config
+        count, names = facts.local_only(config.data_dir)
+        cluster = node.store.cluster_id()
+        value: dict[str, Any] = {"clusterID": cluster} if cluster else {}
+        value |= {"isPrimary": self.is_primary, "candidate": config.role == "primary", "path": str(config.data_dir)}
+        if not self.is_primary:
+            value["primary"] = {"hostname": node.state.primary_name(), "url": config.primary_url}
+        lag = self.lag_ms()
+        words = node.state.node
+        value |= {
+            "nodeID": format_node_id(node.store.node_id),
+            "name": config.name,
+            "role": ROLE_NAMES[min(int(words[NodeWord.ROLE]), len(ROLE_NAMES) - 1)],
+            "epoch": int(words[NodeWord.EPOCH]),
+            "inSync": self.in_sync,
+            "connected": self.is_primary or self.connected(),
+            "lagMs": None if lag == NEVER else lag,
+            "mountDir": str(config.mount_dir),
+            "mountTakeOver": "resend" if words[NodeWord.RESENDING] else "remount",
+            "mountGeneration": int(words[NodeWord.MOUNT_GENERATION]),
+            "remounts": int(words[NodeWord.REMOUNTS]),
+            "writesRefused": int(words[NodeWord.WRITES_REFUSED]),
+            "replicaWrites": config.replica_writes,
+            "databases": [self._database(db) for db in self.databases()],
+            "otherDatabaseFiles": self._other_kinds(),
+            "localOnlyFiles": {"count": count, "paths": names},
+            "replicas": [self._replica(stream) for stream in self.streams()],
+            "problems": [_problem(p.code, p.database, p.message, p.since_ms) for p in node.problems.all()],
+            "pids": facts.pids(config.data_dir),
+            "versions": _versions(),
+        }
+        return value
+
+    def _database(self, db: DatabaseStore) -> dict[str, Any]:
+        config = self.node.config
+        mode = facts.journal_mode(config.data_dir, db.name)
+        position = self.position(db)
+        value: dict[str, Any] = {
+            "name": db.name,
+            "kind": "dropped" if db.commit == 0 else "database",
+            "position": str(position),
+            "txID": format_txid(position.txid),
+            "checksum": format_checksum(position.checksum),
+            "received": str(db.position),
+            "pageSize": db.page_size,
+            "pages": db.commit,
+            "journalMode": mode,
+            "timestamp": timestamp(db.timestamp_ms),
+            "ltxFiles": len(db.files.files),
+            "ltxBytes": db.files.size,
+            "writeTransaction": None,
+        }
+        if self.is_primary:
+            pid = facts.write_transaction(config.mount_dir, db.name, mode == "wal")
+            value["writeTransaction"] = {"pid": pid} if pid is not None else None
+        else:
+            value["behind"] = max(0, db.position.txid - position.txid)
+        return value
+
+    def _other_kinds(self) -> list[dict[str, str]]:
+        state = self.node.state
+        names = {KIND_OTHER: "other"}
+        found = []
+        for index in range(state.count):
+            kind = int(state.slot(index)[Word.KIND])
+            if kind in names and kind != KIND_DATABASE:
+                found.append({"name": state.name(index), "kind": names[kind]})
+        return found
+
+    def _replica(self, stream: ReplicaStream) -> dict[str, Any]:
+        return {
+            "name": stream.peer.name,
+            "nodeID": format_node_id(stream.peer.node_id),
+            "address": stream.address,
+            "connectedSince": timestamp(stream.connected_ms),
+            "ready": stream.ready,
+            "bytesSent": stream.bytes,
+            "behind": self._behind(stream),
+            "positions": {name: str(lane.acked) for name, lane in stream.lanes.items()},
+        }
+
+    def _behind(self, stream: ReplicaStream) -> int:
+        behind = 0
+        for name, lane in list(stream.lanes.items()):
+            db = self.node.find(name)
+            if db is not None:
+                behind += max(0, db.position.txid - lane.acked.txid)
+        return behind
+
+    # -- /metrics --------------------------------------------------------------------
+
+    def samples(self) -> list[Sample]:
+        """Every metric of this node."""
+        return self._node_samples() + self._stream_samples() + self._database_samples() + self._process_samples()
+
+    def _node_samples(self) -> list[Sample]:
+        node, words = self.node, self.node.state.node
+        labels = {
+            "version": version(),
+            "node": node.config.name,
+            "nodeID": format_node_id(node.store.node_id),
+            "clusterID": node.store.cluster_id() or "",
+        }
+        lag = self.lag_ms()
+        samples: list[Sample] = [(f"{_PREFIX}info", labels, 1)]
+        plain = {
+            "is_primary": self.is_primary,
+            "in_sync": self.in_sync,
+            "connected": self.is_primary or self.connected(),
+            "corrupt_files_total": node.store.corrupt_files,
+            "local_only_files": facts.local_only(node.config.data_dir)[0],
+            "event_subscribers": self.subscribers(),
+            "apply_queue_bytes": self.waiting_bytes(),
+            "writes_refused_total": words[NodeWord.WRITES_REFUSED],
+            "mount_requests_total": words[NodeWord.REQUESTS],
+            "mount_parked": words[NodeWord.PARKED],
+            "mount_generation": words[NodeWord.MOUNT_GENERATION],
+            "remounts_total": words[NodeWord.REMOUNTS],
+            "no_space_total": words[NodeWord.NO_SPACE],
+        }
+        samples += [(f"{_PREFIX}{name}", {}, float(value)) for name, value in plain.items()]
+        if lag != NEVER:
+            samples.append((f"{_PREFIX}lag_seconds", {}, lag / 1000))
+        codes: dict[str, int] = {}
+        for problem in node.problems.all():
+            codes[problem.code] = codes.get(problem.code, 0) + 1
+        return samples + [(f"{_PREFIX}problems", {"code": code}, count) for code, count in sorted(codes.items())]
+
+    def _stream_samples(self) -> list[Sample]:
+        counters, streams = self.counters, self.streams()
+        plain = {
+            "streams": len(streams),
+            "stream_bytes_sent_total": counters.bytes_sent,
+            "stream_bytes_received_total": counters.bytes_received,
+            "stream_connects_total": counters.connects,
+            "stream_refused_total": counters.refused_streams,
+            "snapshots_sent_total": counters.snapshots_sent,
+            "snapshots_received_total": counters.snapshots_received,
+        }
+        samples: list[Sample] = [(f"{_PREFIX}{name}", {}, value) for name, value in plain.items()]
+        for direction, table in (("sent", counters.frames_sent), ("received", counters.frames_received)):
+            name = f"{_PREFIX}stream_frames_{direction}_total"
+            samples += [(name, {"type": kind}, count) for kind, count in sorted(table.items())]
+        behind = {stream.peer.name: self._behind(stream) for stream in streams}
+        name = f"{_PREFIX}stream_behind_transactions"
+        return samples + [(name, {"replica": replica}, count) for replica, count in sorted(behind.items())]
+
+    def _database_samples(self) -> list[Sample]:
+        databases = self.databases()
+        samples: list[Sample] = [(f"{_PREFIX}db_count", {}, len(databases))]
+        for db in databases:
+            values = {
+                "txid": self.position(db).txid,
+                "pages": db.commit,
+                "page_size_bytes": db.page_size,
+                "timestamp_seconds": db.timestamp_ms / 1000,
+                "ltx_files": len(db.files.files),
+                "ltx_bytes": db.files.size,
+                "transactions_total": self.counters.transactions.get(db.name, 0),
+            }
+            samples += [(f"{_PREFIX}db_{key}", {"db": db.name}, value) for key, value in values.items()]
+        return samples
+
+    def _process_samples(self) -> list[Sample]:
+        samples: list[Sample] = []
+        for process, pid in facts.pids(self.node.config.data_dir).items():
+            size = facts.resident_bytes(pid) if isinstance(pid, int) else None
+            if size is not None:
+                samples.append((f"{_PREFIX}process_resident_bytes", {"process": process}, size))
+        return samples
+
+
+def _problem(code: str, database: str, message: str, since_ms: int) -> dict[str, str]:
+    value = {"code": code, "message": message, "since": timestamp(since_ms)}
+    return {**value, "db": database} if database else value
+
+
+def _versions() -> dict[str, str]:
+    found = {"sqlitecluster": version(), "python": platform.python_version(), "kernel": platform.release()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
