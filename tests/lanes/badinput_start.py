@@ -75,9 +75,17 @@ def illegal_configuration_values(run: Run) -> None:
     with lone_node(run, "values") as node:
         good = node.settings()
         wrong: list[tuple[str, object]] = [
-            ("role", "boss"), ("parkS", "soon"), ("parkS", -1), ("replicaWrites", "Sometimes"), ("name", ""),
-            ("name", 5),            ("dataDir", None), ("resend", "maybe"), ("listen", "127.0.0.1:20202"), ("retention", {"ageS": "old"}),
-        ]  # fmt: skip
+            ("role", "boss"),
+            ("parkS", "soon"),
+            ("parkS", -1),
+            ("replicaWrites", "Sometimes"),
+            ("name", ""),
+            ("name", 5),
+            ("dataDir", None),
+            ("resend", "maybe"),
+            ("listen", "127.0.0.1:20202"),
+            ("retention", {"ageS": "old"}),
+        ]
         for key, value in wrong:
             start_refused(node, "InvalidConfig", key, settings={**good, key: value})
         start_refused(node, "InvalidConfig", "primaryUrl", settings={**good, "role": "replica"})
