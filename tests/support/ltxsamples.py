@@ -10,7 +10,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from sqlitecluster.ltx import CHECKSUM_FLAG, Encoder, Generation, Header, encode, page_checksum
+import lz4.frame
+
+from sqlitecluster.ltx import CHECKSUM_FLAG, Encoder, Generation, Header, crc64, encode, page_checksum
+from sqlitecluster.ltx.index import finish, put_entry
 
 ALL_KINDS = ("change", "change", "grow", "shrink", "empty", "delete")
 PAGE_SIZES = tuple(1 << n for n in range(9, 17))
@@ -100,7 +103,9 @@ class History:
 
 
 def make(header: Header, pages: dict[int, bytes], post_apply: int, generation: Generation) -> bytes:
-    """One file of any generation that we write, by either of the two encoders."""
+    """One file of any generation; 3b by either of the two encoders."""
+    if generation in (Generation.G2, Generation.G3A):
+        return make_old(header, pages, post_apply, generation)
     ordered = sorted(pages.items())
     if generation is Generation.G3B and header.timestamp_ms % 2:
         return encode(header, ordered, post_apply)
@@ -110,3 +115,18 @@ def make(header: Header, pages: dict[int, bytes], post_apply: int, generation: G
         encoder.page(pgno, page)
     encoder.close(post_apply)
     return b"".join(parts)
+
+
+def make_old(header: Header, pages: dict[int, bytes], post_apply: int, generation: Generation) -> bytes:
+    """A file of generation 2 or 3a, which we only read; pages are LZ4 frames, as ltx 0.4.0 to 0.5.1 wrote them."""
+    out = logical = header.pack(generation)
+    entries = bytearray()
+    for pgno, page in sorted(pages.items()):
+        head = pgno.to_bytes(4, "big") + bytes(generation.page_header_size - 4)
+        frame = lz4.frame.compress(page, block_linked=False, content_checksum=True, store_size=False)
+        put_entry(entries, pgno, len(out), len(head) + len(frame))
+        out += head + frame
+        logical += head + page
+    tail = bytes(generation.page_header_size) + finish(entries) + post_apply.to_bytes(8, "big")
+    checksum = crc64(logical + tail) | CHECKSUM_FLAG
+    return out + tail + checksum.to_bytes(8, "big")
