@@ -1,6 +1,6 @@
 """The template: a process with everything imported that forks the workers of a node.
 
-Started by the supervisor as ``python -m sqlitecluster.template <socket fd>``. It runs
+Started by the supervisor; ``main`` is its entry, with the number of a socket as argument. It runs
 nothing itself. A fork takes milliseconds, an interpreter that imports numpy, aiohttp
 and pyfuse3 most of a second; and the memory of the modules is shared.
 
@@ -165,8 +165,3 @@ def _work(spawner: Spawner, fds: dict[str, int], message: Message) -> int:
         log.exception("%s failed", run, extra={"code": "Internal"})
         return 1
     return 0
-
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
 
 from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import ConfigError
 
 BYTES_MAX: Final = 1 << 20  # a configuration is a few hundred bytes; more is some other file
@@ -78,7 +79,7 @@ def parse(document: object, *, base: Path) -> NodeConfig:
             raise ConfigError(f"{key} is missing")
     config = NodeConfig(**values)
     _check_together(config)
-    return config
+    return replace(config, runtime_dir=runtime_dir(config))
 
 
 def keys(kind: type = NodeConfig, prefix: str = "") -> Iterator[Key]:

@@ -1,43 +1,33 @@
-"""``python -m sqlitecluster.supervisor <config fd> <notify fd>``: one node.
+"""``python -m sqlitecluster.supervisor <config fd> <lock fd> <notify fd>``: one node.
 
 Started by ``sqlitecluster node`` with exec, so that nothing of the command line's
-imports stays in memory. The configuration is JSON, already validated, in a memfd.
-``<notify fd>`` is a pipe for milestones or -1.
+imports stays in memory. The configuration is JSON, already validated, in a memfd; the
+data directory is locked already. ``<notify fd>`` is a pipe for milestones or -1.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 
-from sqlitecluster.supervisor import lock
 from sqlitecluster.supervisor.lines import Log, Style
-from sqlitecluster.supervisor.process import Inherited, Supervisor
+from sqlitecluster.supervisor.node import Inherited
+from sqlitecluster.supervisor.process import Supervisor
 from sqlitecluster.supervisor.settings import Settings
-
-EXIT_REFUSED = 4  # as errors.StoreLocked has it
 
 
 def main() -> int:
     """Run the node; returns the exit code."""
-    config_fd, notify_fd = int(sys.argv[1]), int(sys.argv[2])
+    config_fd, lock_fd, notify_fd = (int(argument) for argument in sys.argv[1:4])
     with os.fdopen(config_fd, encoding="utf-8") as file:
         config_json = file.read()
-    if notify_fd >= 0:
-        os.set_inheritable(notify_fd, False)
-    settings = Settings.from_json(config_json)
+    for fd in (lock_fd, notify_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    settings = Settings(config_json)
     log = Log(Style(settings.name, settings.log_format, colour=sys.stderr.isatty()), settings.log_level)
-    os.chdir("/")
-    try:
-        lock_fd = lock.acquire(settings.data_dir)
-    except lock.DataLocked as error:
-        log.say("error", str(error), code="StoreLocked")
-        return EXIT_REFUSED
-    started = time.monotonic()
-    status = Supervisor(settings, config_json, log, Inherited(lock_fd, notify_fd)).run()
-    log.say("debug", f"ran for {time.monotonic() - started:.0f} s")
-    return status
+    os.chdir("/")  # no folder of the user's is kept busy
+    return Supervisor(settings, config_json, log, Inherited(lock_fd, notify_fd)).run()
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from typing import Final
 
 from sqlitecluster.supervisor import datagrams
 from sqlitecluster.supervisor.datagrams import Message
 from sqlitecluster.supervisor.loop import Loop
 
-QUICK_DEATHS_MAX: Final = 5  # in a row, each within QUICK_S: a crash loop
-QUICK_S: Final = 10.0
-BACK_OFF_FIRST_S: Final = 0.25
-BACK_OFF_MAX_S: Final = 10.0
+QUICK_DEATHS_MAX = 5  # in a row, each within QUICK_S: a crash loop
+QUICK_S = 10.0
+BACK_OFF_FIRST_S = 0.25
+BACK_OFF_MAX_S = 10.0
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_START = "import sys; sys.path.insert(0, {root!r}); from {module} import main; sys.exit(main())"
 
 
 class RestartPolicy:
@@ -58,16 +58,16 @@ class RestartPolicy:
         return self.quick_deaths >= QUICK_DEATHS_MAX
 
 
-@dataclass(slots=True, kw_only=True)
 class Child:
     """A running child, from its ``forked`` message to its death."""
 
-    run: str  # "template", "mount", "replicator", "prepare"
-    pid: int
-    sock: socket.socket
-    pidfd: int
-    started_at: float = field(default_factory=time.monotonic)
-    ready: bool = False
+    __slots__ = ("pid", "pidfd", "ready", "sock", "started_at")
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid, self.sock = pid, sock
+        self.pidfd = os.pidfd_open(pid)
+        self.started_at = time.monotonic()
+        self.ready = False
 
     @property
     def lived_s(self) -> float:
@@ -115,7 +115,7 @@ class Template:
         self._module = module
         self._config_json = config_json
         self._lifeline_fd = lifeline_fd
-        self._orders: dict[int, tuple[str, socket.socket, Forked]] = {}
+        self._orders: dict[int, tuple[socket.socket, Forked]] = {}
         self._tokens = 0
 
     @property
@@ -126,11 +126,12 @@ class Template:
         """Start the process; ``on_ready`` follows."""
         ours, theirs = datagrams.pair()
         theirs.set_inheritable(True)
-        argv = [sys.executable, "-m", self._module, str(theirs.fileno())]
+        start = _START.format(root=_ROOT, module=self._module)
+        argv = [sys.executable, "-c", start, str(theirs.fileno())]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         pid = os.posix_spawn(sys.executable, argv, environment)
         theirs.close()
-        self.child = Child(run="template", pid=pid, sock=ours, pidfd=os.pidfd_open(pid))
+        self.child = Child(pid, ours)
         hello = {"op": "hello", "config": self._config_json, "supervisor": os.getpid()}
         datagrams.send(ours, hello, [self._lifeline_fd])
         self._loop.watch(ours.fileno(), self._on_message)
@@ -141,7 +142,7 @@ class Template:
         assert self.child is not None
         ours, theirs = datagrams.pair()
         self._tokens += 1
-        self._orders[self._tokens] = (message["run"], ours, forked)
+        self._orders[self._tokens] = (ours, forked)
         names = [*fds, "sup"]
         order = {**message, "op": "spawn", "token": self._tokens, "names": names}
         with contextlib.suppress(OSError):  # it is dying: _on_end answers the order
@@ -170,9 +171,9 @@ class Template:
             self._on_forked(message["token"], message["pid"])
 
     def _on_forked(self, token: int, pid: int) -> None:
-        run, sock, forked = self._orders.pop(token)
+        sock, forked = self._orders.pop(token)
         try:
-            child = Child(run=run, pid=pid, sock=sock, pidfd=os.pidfd_open(pid))
+            child = Child(pid, sock)
         except OSError:  # it is dead already
             sock.close()
             forked(None)
@@ -193,7 +194,7 @@ class Template:
         self._loop.unwatch(child.sock.fileno())
         self._loop.unwatch(child.pidfd)
         orders, self._orders = self._orders, {}
-        for _, sock, forked in orders.values():
+        for sock, forked in orders.values():
             sock.close()
             forked(None)
 

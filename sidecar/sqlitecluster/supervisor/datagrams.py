@@ -9,12 +9,17 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Final
 
-BYTES_MAX: Final = 60_000
-FDS_MAX: Final = 16  # no message carries more
+BYTES_MAX = 60_000
+FDS_MAX = 16  # no message carries more
 
-Message = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Message = dict[str, Any]
+else:
+    Message = dict
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -17,12 +17,11 @@ import os
 import select
 import signal
 import socket
-from typing import Final
 
 from sqlitecluster.supervisor import datagrams, linux
 from sqlitecluster.supervisor.datagrams import Message
 
-KEPT_MAX: Final = 65_536  # descriptors; three for each of 8,192 databases fit well
+KEPT_MAX = 65_536  # descriptors; three for each of 8,192 databases fit well
 
 
 def start() -> tuple[int, socket.socket]:

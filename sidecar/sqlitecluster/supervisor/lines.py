@@ -10,10 +10,9 @@ import json
 import os
 import sys
 import time
-from typing import Final
 
-_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
-_COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "debug": "\x1b[2m"}
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "debug": "\x1b[2m"}
 
 
 class Style:

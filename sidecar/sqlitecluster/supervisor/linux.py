@@ -10,19 +10,18 @@ import array
 import ctypes
 import fcntl
 import os
-from typing import Final
 
-MS_NOSUID: Final = 2
-MS_NODEV: Final = 4
-MNT_FORCE: Final = 1
-MNT_DETACH: Final = 2
+MS_NOSUID = 2
+MS_NODEV = 4
+MNT_FORCE = 1
+MNT_DETACH = 2
 
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NAME: Final = 15
-_PR_SET_CHILD_SUBREAPER: Final = 36
-_FS_IOC_GETFLAGS: Final = 0x80086601  # linux/fs.h, 64-bit: _IOR('f', 1, long)
-_FS_IOC_SETFLAGS: Final = 0x40086602  # linux/fs.h, 64-bit: _IOW('f', 2, long)
-_FS_IMMUTABLE_FL: Final = 0x10
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h, 64-bit: _IOR('f', 1, long)
+_FS_IOC_SETFLAGS = 0x40086602  # linux/fs.h, 64-bit: _IOW('f', 2, long)
+_FS_IMMUTABLE_FL = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

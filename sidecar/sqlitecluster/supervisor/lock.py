@@ -10,9 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from typing import Final
 
-DYING_S: Final = 10.0  # how long the processes of a killed supervisor may take to end
+DYING_S = 10.0  # how long the processes of a killed supervisor may take to end
 
 
 class DataLocked(Exception):

@@ -13,10 +13,9 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Final
 
 Callback = Callable[[], None]
-POLL_MAX_S: Final = 60.0
+POLL_MAX_S = 60.0
 
 
 class Timer:

@@ -21,31 +21,31 @@ import fcntl
 import os
 import select
 import struct
-from dataclasses import dataclass
-from typing import Final
 
 from sqlitecluster.supervisor import linux
 
-KIND: Final = "fuse.sqlitecluster"
-_READ_BYTES: Final = 1 << 17  # the kernel refuses buffers that could not hold its largest request
-_INIT_TIMEOUT_MS: Final = 30_000
-_OPCODE_INIT: Final = 26  # linux/fuse.h
-_INIT_EXT: Final = 1 << 30  # linux/fuse.h: flags2 is valid
-_HAS_RESEND: Final = 1 << 7  # linux/fuse.h: bit 39 of the flags, kernel 6.9
-_CONNECTIONS: Final = "/sys/fs/fuse/connections"
+KIND = "fuse.sqlitecluster"
+_READ_BYTES = 1 << 17  # the kernel refuses buffers that could not hold its largest request
+_INIT_TIMEOUT_MS = 30_000
+_OPCODE_INIT = 26  # linux/fuse.h
+_INIT_EXT = 1 << 30  # linux/fuse.h: flags2 is valid
+_HAS_RESEND = 1 << 7  # linux/fuse.h: bit 39 of the flags, kernel 6.9
+_CONNECTIONS = "/sys/fs/fuse/connections"
 
 
 class MountFailed(Exception):
     """The mount could not be made; the text is for the user."""
 
 
-@dataclass(frozen=True, slots=True)
 class Mount:
     """One line of ``/proc/self/mountinfo``."""
 
-    device: str  # "major:minor"; the minor number is the id of a FUSE connection
-    point: str
-    kind: str
+    __slots__ = ("device", "kind", "point")
+
+    def __init__(self, device: str, point: str, kind: str) -> None:
+        self.device = device  # "major:minor"; the minor number is the id of a FUSE connection
+        self.point = point
+        self.kind = kind
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -173,6 +173,18 @@ class MountPoint:
         if name:
             with contextlib.suppress(OSError), open(f"{_CONNECTIONS}/{name}/abort", "w", encoding="ascii") as file:
                 file.write("1")
+
+
+def clean_up(path: str) -> None:
+    """Remove what a node that was killed left: a dead mount, the immutable flag. Harmless otherwise."""
+    with contextlib.suppress(OSError):
+        while mounts_at(path) and is_dead(path):
+            linux.umount(path, linux.MNT_DETACH)
+    with contextlib.suppress(OSError):
+        if not mounts_at(path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            linux.set_immutable(fd, on=False)
+            os.close(fd)
 
 
 def users(path: str) -> dict[int, str]:

@@ -12,7 +12,6 @@ import base64
 import os
 import signal
 from collections.abc import Callable
-from typing import Final
 
 from sqlitecluster.supervisor import datagrams, mountpoint, words
 from sqlitecluster.supervisor.children import Child, RestartPolicy, describe
@@ -20,9 +19,9 @@ from sqlitecluster.supervisor.loop import Timer
 from sqlitecluster.supervisor.mountpoint import MountFailed, MountPoint
 from sqlitecluster.supervisor.node import Node
 
-READY_TIMEOUT_S: Final = 30.0  # a mount process needs milliseconds; a slow machine more
-TAKE_OVERS_MAX: Final = 3
-REMOUNT_RETRY_S: Final = 1.0
+READY_TIMEOUT_S = 30.0  # a mount process needs milliseconds; a slow machine more
+TAKE_OVERS_MAX = 3
+REMOUNT_RETRY_S = 1.0
 
 
 class MountWorker:
@@ -38,6 +37,7 @@ class MountWorker:
         self._take_overs_failed = 0
         self._ordered = False
         self._replacing = False
+        self._detached = False
         self._retired = False
         self._deadline: Timer | None = None
 
@@ -66,6 +66,11 @@ class MountWorker:
             self._replacing = True
             self.child.signal(signal.SIGTERM)
             self._expect_within(READY_TIMEOUT_S)
+
+    def detach(self) -> None:
+        """Take the mount out of the folder tree; whoever has files open is still served."""
+        self._detached = True
+        self.point.detach()
 
     def stop(self, timeout_s: float) -> None:
         """End the process and our end of the connection; no successor."""
@@ -130,6 +135,8 @@ class MountWorker:
     def _succeed(self, child: Child, status: int) -> None:
         """Decide what follows after a process that should have gone on."""
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if self._detached and not killed:
+            return  # the last open file was closed, and the connection ended with it
         replaced, self._replacing = self._replacing, False
         delay_s = 0.0
         if not replaced:
@@ -152,7 +159,7 @@ class MountWorker:
             self._node.log.say("warning", text)
 
     def _remount(self) -> None:
-        if self._retired:
+        if self._retired or self._detached:
             return
         self.point.abort()
         self._node.shared[words.REMOUNTS] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from sqlitecluster.supervisor.children import Template
 from sqlitecluster.supervisor.lines import Log
@@ -14,29 +13,36 @@ from sqlitecluster.supervisor.settings import Settings
 from sqlitecluster.supervisor.words import SharedWords
 
 
-@dataclass(slots=True, kw_only=True)
+class Inherited:
+    """Descriptors that the supervisor is born with."""
+
+    __slots__ = ("lock", "notify")
+
+    def __init__(self, lock: int, notify: int) -> None:
+        self.lock = lock  # of the data directory, held
+        self.notify = notify  # a pipe for milestones, or -1
+
+
 class Node:
     """Passed to each part; ``changed`` is called after every start and end of a process."""
 
-    settings: Settings
-    log: Log
-    loop: Loop
-    shared: SharedWords
-    template: Template
-    lock_fd: int
-    notify_fd: int
-    changed: Callable[[], None]
-    _told: set[str] = field(default_factory=set)
+    def __init__(self, settings: Settings, log: Log, loop: Loop, fds: Inherited) -> None:
+        self.settings, self.log, self.loop = settings, log, loop
+        self.shared = SharedWords()
+        self.template: Template
+        self.changed: Callable[[], None] = lambda: None
+        self._fds = fds
+        self._told: set[str] = set()
 
     def child_fds(self) -> dict[str, int]:
         """The descriptors that every worker gets."""
-        return {"state": self.shared.state_fd, **self.shared.bells, "lock": self.lock_fd}
+        return {"state": self.shared.state_fd, **self.shared.bells, "lock": self._fds.lock}
 
     def notify(self, word: str) -> None:
         """Tell whoever started us (``sqlitecluster local``) about a milestone, once each."""
         if word in self._told:
             return
         self._told.add(word)
-        if self.notify_fd >= 0:
+        if self._fds.notify >= 0:
             with contextlib.suppress(OSError):
-                os.write(self.notify_fd, word.encode() + b"\n")
+                os.write(self._fds.notify, word.encode() + b"\n")

@@ -18,10 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
-from dataclasses import dataclass
-from typing import Final
 
 from sqlitecluster.supervisor import linux, mountpoint, words
 from sqlitecluster.supervisor.children import Child, RestartPolicy, Template, describe, reap_strangers
@@ -29,26 +26,17 @@ from sqlitecluster.supervisor.lines import Log
 from sqlitecluster.supervisor.loop import Loop
 from sqlitecluster.supervisor.mountpoint import MountFailed
 from sqlitecluster.supervisor.mountworker import MountWorker
-from sqlitecluster.supervisor.node import Node
+from sqlitecluster.supervisor.node import Inherited, Node
 from sqlitecluster.supervisor.pids import PidFile
 from sqlitecluster.supervisor.replicatorworker import ReplicatorWorker
 from sqlitecluster.supervisor.settings import Settings
-from sqlitecluster.supervisor.words import SharedWords
 
-STOP_USERS_S: Final = 3.0  # clean stop: programs may finish and close
-STOP_REPLICATOR_S: Final = 30.0  # clean stop: final capture and sync of the log
-STOP_MOUNT_S: Final = 5.0
-HURRY_S: Final = 1.0  # after the second signal
-USERS_POLL_S: Final = 0.1
-TEMPLATE: Final = "sqlitecluster.template"
-
-
-@dataclass(frozen=True, slots=True)
-class Inherited:
-    """Descriptors that the supervisor is born with."""
-
-    lock: int  # of the data directory, held
-    notify: int  # a pipe for milestones, or -1
+STOP_USERS_S = 3.0  # clean stop: programs may finish and close
+STOP_REPLICATOR_S = 30.0  # clean stop: final capture and sync of the log
+STOP_MOUNT_S = 5.0
+HURRY_S = 1.0  # after the second signal
+USERS_POLL_S = 0.1
+TEMPLATE = "sqlitecluster.template"
 
 
 class Supervisor:
@@ -69,16 +57,9 @@ class Supervisor:
         self._stopping = False
         self._hurry = False
         self._exit_code = 0
-        self._node = Node(
-            settings=settings,
-            log=log,
-            loop=self._loop,
-            shared=SharedWords(),
-            template=self._new_template(),
-            lock_fd=fds.lock,
-            notify_fd=fds.notify,
-            changed=self._write_pids,
-        )
+        self._node = Node(settings, log, self._loop, fds)
+        self._node.template = self._new_template()
+        self._node.changed = self._write_pids
         self._replicator = ReplicatorWorker(self._node)
         self._mount = MountWorker(self._node, self._replicator.forget_connection)
 
@@ -221,7 +202,7 @@ class Supervisor:
         self._node.shared[words.STOPPING] = 1
         self._node.shared.ring()
         clean = self._leave_programs_time()
-        self._mount.point.detach()
+        self._mount.detach()
         self._replicator.stop(HURRY_S if self._hurry else STOP_REPLICATOR_S)
         self._replicator.stop_keeper()
         self._mount.stop(HURRY_S if self._hurry else STOP_MOUNT_S)
@@ -232,6 +213,8 @@ class Supervisor:
             self._preparing.signal(signal.SIGKILL)
         self._mount.point.release_bare_folder()
         if clean:  # otherwise a transaction may be open, and what is there tells the next start about it
+            import shutil  # not earlier: it costs memory that nothing else here needs
+
             shutil.rmtree(self._settings.runtime_dir, ignore_errors=True)
         self._pids.remove()
         self._log.say("info", "stopped")

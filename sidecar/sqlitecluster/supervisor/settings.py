@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Read from the JSON that the command line made; see ``config.model`` for the meanings."""
 
-    name: str
-    data_dir: str
-    mount_dir: str
-    runtime_dir: str
-    resend: bool
-    allow_other: bool
-    log_level: str
-    log_format: str
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """Take what is needed; the text was validated before."""
-        values = json.loads(text)
-        return cls(**{name: values[name] for name in cls.__slots__})
+    def __init__(self, config_json: str) -> None:
+        values = json.loads(config_json)  # validated by whoever wrote it
+        self.name: str = values["name"]
+        self.data_dir: str = values["data_dir"]
+        self.mount_dir: str = values["mount_dir"]
+        self.runtime_dir: str = values["runtime_dir"]
+        self.resend: bool = values["resend"]
+        self.allow_other: bool = values["allow_other"]
+        self.log_level: str = values["log_level"]
+        self.log_format: str = values["log_format"]

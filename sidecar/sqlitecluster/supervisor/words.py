@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Final
 
-SIZE: Final = 10_489_856  # bytes of the shared memory
+SIZE = 10_489_856  # bytes of the shared memory
 
-MOUNT_SLEEPING: Final = 5
-REPLICATOR_SLEEPING: Final = 6
-REPLICATOR_PID: Final = 3
-MOUNT_PID: Final = 4
-MOUNT_GENERATION: Final = 10
-REMOUNTS: Final = 11
-RESENDING: Final = 12
-STOPPING: Final = 13
+MOUNT_SLEEPING = 5
+REPLICATOR_SLEEPING = 6
+REPLICATOR_PID = 3
+MOUNT_PID = 4
+MOUNT_GENERATION = 10
+REMOUNTS = 11
+RESENDING = 12
+STOPPING = 13
 
 
 class SharedWords:

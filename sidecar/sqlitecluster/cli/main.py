@@ -1,0 +1,80 @@
+"""The program ``sqlitecluster``: parses arguments, runs a command, reports errors.
+
+Errors go to standard error as ``sqlitecluster: <message> [<Code>]``; the exit code is
+the one that ``errors`` has for the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from sqlitecluster import __version__
+from sqlitecluster.cli import client, local, ltx, node
+from sqlitecluster.cli.terminal import paint
+from sqlitecluster.errors import SQLiteClusterError
+
+PROGRAM: Final = "sqlitecluster"
+_EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+
+_DESCRIPTION: Final = """\
+Replicated SQLite for unmodified programs. A node mounts a folder; what programs
+commit to the SQLite databases in it on the primary appears on every replica.
+"""
+
+_EXAMPLES: Final = """\
+examples:
+  sqlitecluster local --nodes 2 --dir /tmp/try     two nodes on this machine, until Ctrl-C
+  sqlite3 /tmp/try/n1/mnt/app.db 'CREATE TABLE t(x); INSERT INTO t VALUES (1)'
+  sqlite3 /tmp/try/n2/mnt/app.db 'SELECT * FROM t' the same data, read on the replica
+  sqlitecluster status                             what the node on this machine does
+  sqlitecluster node --config /etc/sqlitecluster.yaml
+
+`sqlitecluster COMMAND --help` explains a command, with examples.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands; each sets ``run`` to its function."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for module in (node, local, client, ltx):
+        module.register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(arguments.run(arguments) or 0)
+    except SQLiteClusterError as error:
+        _report(error.message, error.code)
+        return error.exit_code
+    except BrokenPipeError:  # `sqlitecluster … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+
+
+def _report(message: str, code: str) -> None:
+    label = paint(f"{PROGRAM}:", "red", sys.stderr)
+    print(f"{label} {message} [{code}]", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
