@@ -63,6 +63,13 @@ class Spool:
         """Whether it comes from a write without journal or WAL."""
         return bool(self.flags & FLAG_RAW)
 
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """(offset in the database, length, offset in this file) of each range."""
+        at = _HEAD.size + _RANGE.size * len(self.ranges)
+        for offset, length in self.ranges:
+            yield offset, length, at
+            at += length
+
     def read(self) -> Iterator[tuple[int, bytes]]:
         """(offset, bytes) of each range.
 
