@@ -1,0 +1,188 @@
+"""The capture thread of a primary: every commit of every database becomes LTX.
+
+Made by ``replicator.node`` when the node is primary; one thread, ``capture``. It finds
+work by comparing one column of shared words (``EVENT_SEQ``) with what it saw last, and
+sleeps on the replicator's bell.
+
+Rules:
+    1. No queue: whoever looks late sees the newest words.
+    2. One database that fails is reported and tried again later; the others go on.
+    3. Nothing here waits for another process except by a bounded time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import select
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sqlitecluster.errors import NotPrimary, SQLiteClusterError, Unavailable
+from sqlitecluster.replicator.capture_database import DatabaseCapture
+from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, nap_or_sleep
+from sqlitecluster.replicator.importing import import_image
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.shared import SLOTS, NodeWord, Word
+from sqlitecluster.store.spool import list_spools
+
+log = logging.getLogger(__name__)
+
+_PR_SET_TIMERSLACK: Final = 29
+_FAILED: Final = "CaptureFailed"
+
+
+class Capture:
+    """Starts and stops the thread; the rest of its methods may be called from any thread."""
+
+    def __init__(self, node: NodeServices) -> None:
+        self._node = node
+        self._state = node.state
+        self._seen: npt.NDArray[np.uint64] = np.full(SLOTS, np.iinfo(np.uint64).max, np.uint64)
+        self._databases: dict[int, DatabaseCapture] = {}
+        self._due: dict[int, float] = {}
+        self._last_event = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+
+    def start(self) -> None:
+        """Begin to capture."""
+        self._drop_stale_spools()
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Capture what is published now, then end the thread."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._node.bells.replicator.ring()
+            self._thread.join(timeout_s)
+        for database in self._databases.values():
+            database.close()
+        self._databases.clear()
+
+    def import_image(self, name: str, path: Path) -> None:
+        """Replace a database's content by a SQLite file, as one transaction; blocks until it is captured.
+
+        Raises:
+            NotADatabase: the file is none.
+            LockTimeout: a program kept its lock for too long.
+            Unavailable: capture is stopping.
+        """
+        if self._stopping.is_set():
+            raise Unavailable("the node is stopping")
+        import_image(self._node, name, path)
+
+    # the thread
+
+    def _run(self) -> None:
+        _set_timer_slack(1)
+        poller = select.poll()
+        poller.register(self._node.bells.replicator.fd, select.POLLIN)
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            self._note_events(now)
+            due = [slot for slot, at in self._due.items() if at <= now]
+            for slot in due:
+                self._turn(slot, now)
+            self._state.node[NodeWord.CAPTURE_ALIVE_NS] = time.monotonic_ns()
+            if not due:
+                self._wait(poller, now)
+        self._finish()
+
+    def _wait(self, poller: select.poll, now: float) -> None:
+        """Until something is due or the bell rings."""
+        seconds, with_bell = nap_or_sleep(now - self._last_event, min(self._due.values(), default=NEVER) - now)
+        if not with_bell:
+            time.sleep(seconds)
+            return
+        bell = self._node.bells.replicator
+        bell.going_to_sleep()
+        count = self._state.count
+        if not self._stopping.is_set() and np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[:count]):
+            poller.poll(seconds * 1000)
+        bell.woke()
+
+    def _note_events(self, now: float) -> None:
+        """Databases whose event word moved are due now, unless they gather."""
+        column = self._state.column(Word.EVENT_SEQ)
+        count = len(column)
+        changed = np.flatnonzero(column != self._seen[:count])
+        if not len(changed):
+            return
+        self._last_event = now
+        for slot in changed.tolist():
+            self._seen[slot] = column[slot]
+            database = self._databases.get(slot)
+            if database is not None:
+                database.last_event = now
+                if database.gathering and slot in self._due:
+                    continue
+            self._due[slot] = now
+
+    def _turn(self, slot: int, now: float) -> None:
+        """One turn of one database; a failure is reported and delays only this one."""
+        try:
+            database = self._databases.get(slot)
+            if database is None:
+                database = self._databases[slot] = DatabaseCapture(self._node, slot)
+                database.last_event = now
+            pause = database.turn(now)
+            if database.failing:
+                database.failing = False
+                self._node.problems.clear(_FAILED, database.db.name)
+        except (SQLiteClusterError, OSError) as error:
+            pause = self._failed(slot, error)
+        except Exception as error:  # the thread's top: one database must not stop the others
+            log.exception("capture of %s failed", self._state.name(slot))
+            pause = self._failed(slot, error)
+        if pause == NEVER:
+            self._due.pop(slot, None)
+        else:
+            self._due[slot] = now + pause
+
+    def _failed(self, slot: int, error: Exception) -> float:
+        name = self._state.name(slot)
+        self._node.problems.report(_FAILED, f"capture does not go on: {error}", name)
+        database = self._databases.get(slot)
+        if database is not None:
+            database.failing = True
+            database.wal.forget()
+        return RETRY_S
+
+    def _finish(self) -> None:
+        """Before the thread ends: what is published by now is captured."""
+        deadline = time.monotonic() + 5.0
+        for slot in range(self._state.count):
+            while time.monotonic() < deadline:
+                self._due.pop(slot, None)
+                self._turn(slot, time.monotonic())
+                if self._due.get(slot, NEVER) > time.monotonic():
+                    break
+
+    def _drop_stale_spools(self) -> None:
+        """Spools of an earlier life of the node: slots were given out anew, so only the image can tell."""
+        stale = False
+        for slot, seq, path in list_spools(self._node.store.data_dir):
+            words = self._state.slot(slot) if slot < self._state.count else None
+            if words is None or not words[Word.SPOOL_DONE] < seq <= words[Word.SPOOL_SEQ]:
+                path.unlink(missing_ok=True)
+                stale = stale or words is None or seq > words[Word.SPOOL_SEQ]
+        if stale:
+            for name in self._node.store.names():
+                self._node.store.open(name).set_needs_compare(True)
+
+
+def require_primary(node: NodeServices) -> None:
+    """Raise NotPrimary unless this node is the primary."""
+    if node.config.role != "primary":
+        raise NotPrimary
+
+
+def _set_timer_slack(nanoseconds: int) -> None:
+    """Let this thread's short sleeps end in time (the default is 50 us late)."""
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0)

@@ -1,0 +1,203 @@
+"""One turn of capture for one database: what to capture next, in the order it was written.
+
+Called by the capture thread (``capture``). Sources of transactions, and their order:
+
+    drop            GONE_SEQ: everything older is captured, then a deletion is written
+    unlinked WALs   dbs/<enc>/wal.<gen>.gone
+    spools          commits of rollback modes, raw writes; each says which WAL contents
+                    and drops are older than it
+    the live WAL
+    the image       when history begins, or something could not be proved
+
+Rules:
+    1. A source is removed or marked as done only after its transactions are in the log.
+    2. Every turn is short (one group, one spool), so that databases take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from pathlib import Path
+from typing import Final
+
+from sqlitecluster.errors import CorruptStore, NotADatabase
+from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, gather_pause, tail_pause
+from sqlitecluster.replicator.capture_publish import CapturedDatabase
+from sqlitecluster.replicator.capture_raw import QUIET_NS, ImageCapture
+from sqlitecluster.replicator.capture_recovery import recover
+from sqlitecluster.replicator.capture_rollback import capture_spool
+from sqlitecluster.replicator.capture_wal import Turn, WalCapture
+from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.shared import KIND_DATABASE, KIND_OTHER, Word
+from sqlitecluster.store.spool import Spool, read_spool, spool_path
+
+log = logging.getLogger(__name__)
+
+_GONE: Final = re.compile(r"wal\.(\d{1,20})\.gone")
+_SETTLE_TURNS: Final = 100_000
+
+
+class DatabaseCapture:
+    """Everything that capture does for one slot."""
+
+    def __init__(self, node: NodeServices, slot: int) -> None:
+        self.db = CapturedDatabase(node, slot, node.store.open(node.state.name(slot)))
+        self.words = self.db.words
+        self.wal = WalCapture(self.db)
+        self.image = ImageCapture(self.db, self.wal, self._settle)
+        self.last_event = 0.0
+        """CLOCK_MONOTONIC of the last event, in seconds."""
+        self.gathering = False
+        """The last turn asked to let commits gather: events do not bring the next one forward."""
+        self.failing = False
+        recover(self.db)
+        if self.db.store.position.txid:
+            self.db.show_position()
+
+    def close(self) -> None:
+        """Release all descriptors."""
+        self.wal.close()
+
+    def turn(self, now: float) -> float:
+        """Capture the next piece; returns the seconds after which to look again (NEVER: after the next event)."""
+        words = self.words
+        self.gathering = False
+        if words[Word.GONE_SEQ] != words[Word.GONE_DONE]:
+            return self._drop(now)
+        if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE] and self._next_spool(None):
+            return 0.0
+        if self._next_gone(None):
+            return 0.0
+        if words[Word.KIND] != KIND_DATABASE:
+            return self._no_database()
+        if self.db.compare_wanted or words[Word.RAW_HINT] != words[Word.RAW_HINT_DONE]:
+            return 0.0 if self.image.capture() else RETRY_S
+        before, end = self.db.store.position.txid, words[Word.CAPTURED_END]
+        state = self.wal.turn(now - self.last_event)
+        if state is Turn.IMAGE:
+            self.db.compare_wanted = True
+            return 0.0
+        if state is Turn.MORE:
+            return 0.0
+        pause = gather_pause(self.db.store.position.txid - before, words[Word.CAPTURED_END] - end)
+        self.gathering = pause > 0
+        if pause:
+            return pause
+        return tail_pause(now - self.last_event) if state is Turn.TAIL else self._idle()
+
+    def _idle(self) -> float:
+        """Nothing is left: does something have to be asked for, or begun?"""
+        words = self.words
+        if self.db.is_new and os.path.exists(self.db.directory / "database"):
+            self.db.compare_wanted = True
+            return 0.0
+        if not words[Word.DIRTY_RAW]:
+            return NEVER
+        quiet = time.monotonic_ns() - words[Word.LAST_WRITE_NS]
+        if quiet < QUIET_NS:
+            return (QUIET_NS - quiet) / 1e9
+        words[Word.RAW_ASK] = words[Word.EVENT_SEQ]
+        self.db.node.bells.mount.ring()
+        return RETRY_S
+
+    def _no_database(self) -> float:
+        if self.words[Word.KIND] == KIND_OTHER and not self.db.is_new and not self.db.is_dropped:
+            self.db.node.problems.report(
+                NotADatabase.code, "the file is no SQLite database any more; nothing is replicated", self.db.name
+            )
+        return NEVER
+
+    # in order
+
+    def _settle(self) -> bool:
+        """Capture everything that is committed (a lock keeps more from coming)."""
+        words = self.words
+        for _ in range(_SETTLE_TURNS):
+            if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE] and self._next_spool(None):
+                continue
+            if self._next_gone(None):
+                continue
+            state = self.wal.turn(0.0)
+            if state is Turn.DONE:
+                return True
+            if state is not Turn.MORE:
+                return state is Turn.TAIL
+        return False
+
+    def _next_spool(self, below_drop: int | None) -> bool:
+        """Capture the oldest spool; False when there is none (older than a drop)."""
+        words = self.words
+        seq = words[Word.SPOOL_DONE] + 1
+        if seq > words[Word.SPOOL_SEQ]:
+            return False
+        path = spool_path(self.db.node.store.data_dir, self.db.slot, seq)
+        try:
+            spool = read_spool(path)
+            if below_drop is not None and spool.gone_seq >= below_drop:
+                return False
+            self._capture_spool(spool)
+        except FileNotFoundError:
+            log.warning("%s: spool %d is missing; the image is compared", self.db.name, seq)
+            self.db.compare_wanted = True
+        except CorruptStore as damage:
+            log.warning("%s: %s; the image is compared", self.db.name, damage.message)
+            self.db.compare_wanted = True
+        self.db.node.failpoint("capture.before-spool-unlink")
+        path.unlink(missing_ok=True)
+        words[Word.SPOOL_DONE] = seq
+        return True
+
+    def _capture_spool(self, spool: Spool) -> None:
+        while self._next_gone(spool.wal_gen):
+            continue
+        if self.words[Word.HAS_WAL] and self.words[Word.WAL_GEN] <= spool.wal_gen and not self.db.is_new:
+            while self.wal.turn(0.0) is Turn.MORE:
+                continue
+        try:
+            if not capture_spool(self.db, spool):
+                self.db.compare_wanted = True
+        except NotADatabase as wrong:
+            self.db.node.problems.report(wrong.code, f"{wrong.message}. Nothing is replicated", self.db.name)
+
+    def _next_gone(self, up_to: int | None) -> bool:
+        """Capture a piece of the oldest unlinked WAL (of generation ``up_to`` or older); False when there is none."""
+        found = self._oldest_gone()
+        if found is None or (up_to is not None and found[0] > up_to):
+            return False
+        generation, path = found
+        state = Turn.DONE if self.db.is_new else self.wal.gone(path, generation)
+        if state is Turn.IMAGE or self.db.is_new:
+            self.db.compare_wanted = True
+        if state is not Turn.MORE:
+            path.unlink(missing_ok=True)
+            if self.wal.content is not None and self.wal.content.generation == generation:
+                self.wal.forget()
+        return True
+
+    def _oldest_gone(self) -> tuple[int, Path] | None:
+        try:
+            names = os.listdir(self.db.directory)
+        except FileNotFoundError:
+            return None
+        found = [(int(match[1]), self.db.directory / name) for name in names if (match := _GONE.fullmatch(name))]
+        return min(found, default=None)
+
+    def _drop(self, now: float) -> float:
+        """The database was deleted: capture what is older, then write the deletion."""
+        words, db = self.words, self.db
+        drop = words[Word.GONE_SEQ]
+        if self._next_spool(drop):
+            return 0.0
+        if not db.is_new and not db.is_dropped:
+            while self._next_gone(None):
+                continue
+            db.publish([], db.store.page_size, 0, 1)
+        self.close()
+        db.store.set_wal_mark(0, 0, 0, 0)
+        db.compare_wanted = words[Word.KIND] == KIND_DATABASE
+        words[Word.GONE_DONE] = drop
+        self.last_event = now
+        return 0.0

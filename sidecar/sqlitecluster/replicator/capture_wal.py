@@ -1,0 +1,239 @@
+"""Captures the commits of a database's write-ahead log. One ``WalCapture`` per database.
+
+Called by ``capture_database`` in the capture thread. What is captured is decided by
+``capture_proof`` (which commits are published) and ``capture_group`` (which of them make
+one LTX file); this module reads files, asks the wal-index and publishes.
+
+Rules:
+    1. Nothing beyond a proved commit is captured (hazard 1).
+    2. A group never spans two contents: each content has its own cursor.
+    3. A content that is about to be replaced (restart, truncate) or was unlinked is
+       finished first; what stays unproved in it never became visible, and the mount may
+       let it go: ``CAPTURED_END`` then jumps to ``WAL_END``.
+    4. A chain that breaks below the published end means that captured frames were
+       overwritten: the image is compared with the checksums.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from sqlitecluster.replicator import locks
+from sqlitecluster.replicator.capture_content import WalContent, Window
+from sqlitecluster.replicator.capture_group import commit_offsets, take_group
+from sqlitecluster.replicator.capture_index import IndexHead
+from sqlitecluster.replicator.capture_large import publish_large
+from sqlitecluster.replicator.capture_proof import Source, Users, choose_source, proved_end
+from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan, is_whole
+from sqlitecluster.shared import NodeWord, Word
+
+log = logging.getLogger(__name__)
+
+
+class Turn(enum.Enum):
+    """What a turn left behind."""
+
+    DONE = 0
+    MORE = 1
+    """More is published already."""
+    TAIL = 2
+    """Frames are written whose publication is not seen yet."""
+    IMAGE = 3
+    """The whole image must be captured first: the frames alone do not make a first transaction."""
+
+
+class WalCapture:
+    """The WAL side of one database."""
+
+    def __init__(self, database: CapturedDatabase) -> None:
+        self._db = database
+        self.content: WalContent | None = None
+        self.index = IndexHead(database.mounted.with_name(database.mounted.name + "-shm"))
+        self._lock_fd = -1
+
+    def turn(self, quiet_s: float) -> Turn:
+        """Capture one group of the live WAL. ``quiet_s``: seconds since the last event."""
+        content = self._live()
+        if content is None:
+            return Turn.DONE
+        end = self._published(content)
+        if end > content.cursor.end:
+            return self._capture(content, end)
+        if self._db.words[Word.WAL_END] <= content.cursor.end:
+            self._db.captured(content.generation, content.cursor.end)
+            return Turn.DONE
+        return self._tail(content, quiet_s)
+
+    def gone(self, path: Path, generation: int) -> Turn:
+        """Capture what is left of an unlinked WAL, group by group; ``DONE`` when nothing is left."""
+        content = self.content
+        if content is None or content.generation != generation:
+            content = WalContent.open(path, generation, self._db.store.wal_mark)
+        if content is None:
+            return Turn.DONE
+        self._adopt(content)
+        end = self._proved_at_end(content, content.size())
+        if end <= content.cursor.end:
+            return Turn.DONE
+        return self._capture(content, end)
+
+    def forget(self) -> None:
+        """Close the current content; the next turn looks again."""
+        if self.content is not None:
+            self.content.close()
+            self.content = None
+
+    def close(self) -> None:
+        """Release all descriptors."""
+        self.forget()
+        self.index.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def published_end(self) -> int:
+        """Byte offset up to which the live content is published, as far as the wal-index says; 0 without a WAL."""
+        content = self._live()
+        return 0 if content is None else max(content.cursor.end, self._published(content))
+
+    def _live(self) -> WalContent | None:
+        words = self._db.words
+        generation = words[Word.WAL_GEN]
+        if self.content is not None and self.content.generation == generation:
+            return self.content
+        if not words[Word.HAS_WAL]:
+            return None
+        content = WalContent.open(self._db.directory / "wal", generation, self._db.store.wal_mark)
+        if content is None or words[Word.WAL_GEN] != generation:
+            return None
+        self._adopt(content)
+        self.index.refresh()
+        self._db.captured(generation, content.cursor.end)
+        return content
+
+    def _adopt(self, content: WalContent) -> None:
+        if content is not self.content:
+            self.forget()
+            self.content = content
+
+    def _published(self, content: WalContent) -> int:
+        """What the wal-index says: a byte offset, 0 when it does not speak of this content."""
+        head = self.index.read()
+        if head is None or (head.salt1, head.salt2) != content.cursor.salts:
+            return 0
+        return content.cursor.end_of(head.max_frame)
+
+    def _capture(self, content: WalContent, end: int) -> Turn:
+        """Capture the next group of what is published up to ``end``."""
+        cursor, db = content.cursor, self._db
+        window = content.read(end)
+        group = take_group(cursor, window.found, window.data, db.store.commit)
+        if group is None:
+            return self._capture_odd(content, window, end)
+        if db.needs_whole(cursor.page_size):
+            pgnos = [pgno for pgno, _page in group.pages]
+            if not is_whole(pgnos, group.commit, cursor.page_size):
+                return Turn.IMAGE
+        pages = db.with_holes(group.pages, group.commit, cursor.page_size)
+        span = WalSpan(group.after, cursor.end, content.generation)
+        db.publish(pages, cursor.page_size, group.commit, group.commits, span)
+        content.cursor = group.after
+        if end > group.after.end:
+            return Turn.MORE
+        return Turn.TAIL if db.words[Word.WAL_END] > group.after.end else Turn.DONE
+
+    def _capture_odd(self, content: WalContent, window: Window, end: int) -> Turn:
+        """No whole transaction in the window: a large one, or a broken chain."""
+        db = self._db
+        if not window.reaches(end):
+            if db.is_new:
+                return Turn.IMAGE
+            after = publish_large(db, content, end)
+            if after is not None:
+                content.cursor = after
+                return Turn.MORE
+        log.warning("%s: published WAL frames behind byte %d break the chain", db.name, content.cursor.end)
+        return Turn.IMAGE
+
+    def _tail(self, content: WalContent, quiet_s: float) -> Turn:
+        """Frames beyond what the index says: find out whether they are published."""
+        words = self._db.words
+        self.index.refresh()
+        head = self.index.read()
+        source = choose_source((head.salt1, head.salt2) if head else None, content.cursor.salts, self._users())
+        if words[Word.WAL_GEN] != content.generation:
+            return Turn.MORE
+        end = 0
+        if source is Source.INDEX and head is not None:
+            end = content.cursor.end_of(head.max_frame)
+        elif source is Source.SILENT:
+            end = self._silent_end(content, quiet_s)
+        elif source is Source.RESTART:
+            return self._finish(content)
+        return self._capture(content, end) if end > content.cursor.end else Turn.TAIL
+
+    def _silent_end(self, content: WalContent, quiet_s: float) -> int:
+        """Published end while no wal-index speaks."""
+        words = self._db.words
+        limit = words[Word.WAL_END]
+        window = content.read(limit)
+        end = proved_end(commit_offsets(content.cursor, window.found), words[Word.WAL_SIZE], quiet_s)
+        if not window.reaches(limit) and not end:
+            return limit  # one transaction larger than a window: its end is judged when it is reached
+        if end <= content.cursor.end and self._db.node.state.node[NodeWord.PARKED]:
+            return self._proved_at_end(content, limit)
+        return end
+
+    def _finish(self, content: WalContent) -> Turn:
+        """The content is about to be replaced: capture what is proved, let the rest go."""
+        limit = self._db.words[Word.WAL_END]
+        end = self._proved_at_end(content, limit)
+        if end > content.cursor.end:
+            return self._capture(content, end)
+        self._db.captured(content.generation, max(limit, content.cursor.end))
+        return Turn.DONE
+
+    def _proved_at_end(self, content: WalContent, limit: int) -> int:
+        """Published end of a content that is complete: the last commit counts if the database file shows it."""
+        published = self._published(content)
+        window = content.read(limit)
+        ends = commit_offsets(content.cursor, window.found)
+        if not ends:
+            return limit if window.found.valid and not window.reaches(limit) else published
+        if not window.reaches(limit):
+            return ends[-1]
+        before = max(published, ends[-2] if len(ends) > 1 else content.cursor.end)
+        if before >= ends[-1] or self._is_in_database(window, before):
+            return ends[-1]
+        self._db.compare_wanted = True
+        return before
+
+    def _is_in_database(self, window: Window, start: int) -> bool:
+        """Whether the last commit's pages are what the database file holds (a reset needs a full backfill)."""
+        size = window.cursor.page_size
+        first = (start - window.cursor.end) // window.cursor.frame_size
+        try:
+            fd = os.open(self._db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            pages = window.found.pages(start=first)
+            return all(os.pread(fd, size, (pgno - 1) * size) == page for pgno, page in pages)
+        finally:
+            os.close(fd)
+
+    def _users(self) -> Users:
+        """Who is connected, by the locks on the database file."""
+        if self._lock_fd < 0:
+            try:
+                self._lock_fd = os.open(self._db.mounted, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return Users.NONE
+        found = locks.holder(self._lock_fd, locks.SHARED_FIRST, locks.SHARED_SIZE)
+        if found is None:
+            return Users.NONE
+        return Users.SHARED if found[0] == fcntl.F_RDLCK else Users.EXCLUSIVE
