@@ -33,6 +33,8 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     words = database.state.words
     leftovers = _take_leftovers(database, node)
     trusted = database.state.trusted
+    if not trusted:
+        words[StateWord.POWER_CUT] = 1  # before anything else is stored: a kill must not hide it
     known = Position(int(words[StateWord.TXID]), int(words[StateWord.CHECKSUM]))
     if trusted and not leftovers and _clean(database, known):
         database.position = known
@@ -45,7 +47,17 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     if trusted and known.txid > reached.txid and not _continues(leftovers, reached):
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
+    if last is not None and last.wal_size and last.node_id == node.node_id:
+        _set_wal_mark(database, last)
     _set(database, reached, last or header, trusted and reached == known)
+
+
+def _set_wal_mark(database: DatabaseStore, header: Header) -> None:
+    """The log knows better than the words how far our own capture was."""
+    mark, end = database.wal_mark, header.wal_offset + header.wal_size
+    salts = (header.wal_salt1, header.wal_salt2)
+    if mark is None or ((mark.salt1, mark.salt2) == salts and mark.end < end):
+        database.set_wal_mark(*salts, end, mark.generation if mark is not None else 0)
 
 
 def verify(data: bytes, min_txid: int, max_txid: int) -> Header:

@@ -85,6 +85,11 @@ class ChecksumArray:
         return _FLAG | self._file.cells[_Head.XOR]
 
     @property
+    def clean(self) -> bool:
+        """Whether it was left in order and nothing changed since."""
+        return bool(self._file.cells[_Head.CLEAN])
+
+    @property
     def trusted(self) -> bool:
         """Whether the words come from this boot or from an orderly stop."""
         cells = self._file.cells
@@ -186,6 +191,7 @@ class ChecksumArray:
 
     def mark(self, txid: int) -> None:
         """Say that everything up to ``txid`` is stored."""
+        self._dirty()
         self._file.cells[_Head.TXID] = txid
 
     def recount(self) -> int:
@@ -203,9 +209,10 @@ class ChecksumArray:
 
     def close(self) -> None:
         """Make it durable and say that it was left in order."""
-        self.flush()
-        self._file.cells[_Head.CLEAN] = 1
-        self._file.sync()
+        if not self.clean:
+            self.flush()
+            self._file.cells[_Head.CLEAN] = 1
+            self._file.sync()
 
     def _dirty(self) -> None:
         cells = self._file.cells

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from sqlitecluster.errors import CorruptLTX, FormatError, LimitError, PositionMismatch
 from sqlitecluster.ltx import Header
 from sqlitecluster.replication.position import ZERO, Position
-from sqlitecluster.store import chain
+from sqlitecluster.store import chain, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
 from sqlitecluster.store.ltxdir import LTXDirectory, LTXFileInfo
 from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateFile, StateWord
@@ -118,7 +118,9 @@ class DatabaseStore:
         if self._checksums is None:
             with self._open_lock:
                 if self._checksums is None:
-                    self._checksums = ChecksumArray(self.dir / "checksums", self._node.disk)
+                    array = ChecksumArray(self.dir / "checksums", self._node.disk)
+                    sums.complete(self, array)
+                    self._checksums = array
         return self._checksums
 
     # -- going on ---------------------------------------------------------------------
@@ -129,11 +131,11 @@ class DatabaseStore:
         header: Header,
         trailer_post: int,
         pgnos: PageNumbers | None = None,
-        sums: Sums | None = None,
+        page_sums: Sums | None = None,
     ) -> None:
         """Take the next transactions in; not durable until the log is synced (at most 50 ms later).
 
-        With ``pgnos`` and ``sums`` (all pages of the blob and their checksums) the page
+        With ``pgnos`` and ``page_sums`` (all pages of the blob and their checksums) the page
         checksums follow in the right order. Without, the caller stores them after this
         call and ends with ``checksums.mark(txid)``.
 
@@ -151,8 +153,8 @@ class DatabaseStore:
             self.tail.add(Entry(header.min_txid, header.max_txid, trailer_post, place, ltx_bytes))
             self._node.appended()
         self._advance(header, trailer_post)
-        if pgnos is not None and sums is not None:
-            self._store_sums(header, pgnos, sums)
+        if pgnos is not None and page_sums is not None:
+            self._store_sums(header, pgnos, page_sums)
 
     def append_file(self, path: Path, header: Header, trailer_post: int) -> None:
         """Take in a finished, verified LTX file of this file system; it is moved. Durable at return.
@@ -176,6 +178,15 @@ class DatabaseStore:
         if header.min_txid == following and following != 1 and header.pre_apply != at.checksum:
             raise PositionMismatch(at, Position(header.min_txid - 1, header.pre_apply))
 
+    @property
+    def after_power_cut(self) -> bool:
+        """Whether the machine went down without an orderly stop, and recovery is not finished."""
+        return bool(self._words[StateWord.POWER_CUT])
+
+    def recovered(self) -> None:
+        """Say that recovery is finished."""
+        self._words[StateWord.POWER_CUT] = 0
+
     def sync(self) -> None:
         """Make every appended transaction durable now."""
         self._node.log.sync()
@@ -191,12 +202,12 @@ class DatabaseStore:
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
         self.position = Position(header.max_txid, post)
 
-    def _store_sums(self, header: Header, pgnos: PageNumbers, sums: Sums) -> None:
+    def _store_sums(self, header: Header, pgnos: PageNumbers, page_sums: Sums) -> None:
         checksums = self.checksums
         if checksums.page_size != header.page_size:
             checksums.reset(header.page_size)
         checksums.truncate(header.commit)
-        checksums.set_many(pgnos, sums)
+        checksums.set_many(pgnos, page_sums)
         checksums.mark(header.max_txid)
 
     def reset(
@@ -255,7 +266,18 @@ class DatabaseStore:
         if txid == self.position.txid:
             return iter(())
         first = self.next_after(txid)
-        return None if first is None else self._walk(first)
+        return self._walk(first) if first is not None and self.reaches(txid) else None
+
+    def reaches(self, txid: int) -> bool:
+        """Whether stored transactions lead from ``txid`` to the position without a gap."""
+        while txid < self.position.txid:
+            piece = self.next_after(txid)
+            if piece is None:
+                return False
+            if piece.path is None and self.tail.is_whole:
+                return True
+            txid = piece.max_txid
+        return txid == self.position.txid
 
     def next_after(self, txid: int) -> StoredLTX | None:
         """The piece of the chain that holds ``txid + 1``; None when there is none (any more)."""

@@ -50,6 +50,7 @@ class StateWord:
     DURABLE = 20  # replica: transaction up to which the database file was fsynced
     OWNER = 21  # OWNER_*: who changes the image
     NEEDS_COMPARE = 22  # 1: compare the image with the checksums when the replicator runs
+    POWER_CUT = 23  # 1: found after a reboot without an orderly stop, and not recovered yet
     WORDS = 64
 
 
@@ -83,5 +84,7 @@ class StateFile:
 
     def close(self) -> None:
         """Make them durable and say that the stop was orderly."""
-        self.words[StateWord.CLEAN] = 1
-        self.sync()
+        if not self.words[StateWord.CLEAN]:
+            self.sync()
+            self.words[StateWord.CLEAN] = 1
+            self.sync()

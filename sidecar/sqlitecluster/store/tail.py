@@ -79,6 +79,7 @@ class Tail:
         self._ring = ring
         self._entries: list[Entry] = []
         self._uncut = 0  # index of the first entry that is in no LTX file
+        self._gaps = False
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -87,6 +88,8 @@ class Tail:
     def add(self, entry: Entry) -> None:
         """Append the newest entry."""
         with self._lock:
+            if self._entries and self._entries[-1].max_txid + 1 < entry.min_txid:
+                self._gaps = True
             self._entries.append(entry)
         if entry.blob is not None:
             self._ring.add(entry)
@@ -117,6 +120,11 @@ class Tail:
             return self._entries[self._uncut] if self._uncut < len(self._entries) else None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the entries follow one another without a gap (large transactions go straight to files)."""
+        return not self._gaps
+
+    @property
     def has_uncut(self) -> bool:
         """Whether something waits to be cut."""
         return self._uncut < len(self._entries)
@@ -141,6 +149,7 @@ class Tail:
             left = self._entries[self._uncut :]
             self._entries = []
             self._uncut = 0
+            self._gaps = False
             return left
 
     def _trim(self) -> None:
@@ -150,6 +159,7 @@ class Tail:
         if gone:
             del self._entries[:gone]
             self._uncut -= gone
+            self._gaps = self._gaps and len(self._entries) > 0
 
 
 def _last(entry: Entry) -> int:

@@ -1,0 +1,149 @@
+"""Changing a database file that nobody has open: at the start of a node, before it is mounted.
+
+Rules:
+    1. Every function may be killed and run again: pages are written whole at their place.
+    2. A file that does not begin as a SQLite database is never written.
+    3. The WAL is removed only after what it held is synced in the database file.
+
+Called by ``recovery`` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from sqlitecluster import failpoints
+from sqlitecluster.errors import CorruptLTX, FormatError, LimitError
+from sqlitecluster.sqlitefmt.dbheader import looks_like_database
+from sqlitecluster.sqlitefmt.journal import is_hot
+from sqlitecluster.store.database import DatabaseStore, StoredLTX
+from sqlitecluster.store.disk import Disk
+from sqlitecluster.store.sums import open_piece, store
+from sqlitecluster.store.walfile import WalPages
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file has content that is not SQLite's."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        return False
+    return len(head) > 0 and not looks_like_database(head)
+
+
+def backfill(folder: Path, disk: Disk, limit: int | None = None) -> WalPages:
+    """Write the committed frames of ``wal`` (up to an offset) into ``database``; synced at return. ``wal`` stays."""
+    found = WalPages(folder / "wal")
+    found.refresh(limit)
+    if found.header is None or not found.commit:
+        return found
+    page_size = found.header.page_size
+    with _writable(folder / "database") as target, open(folder / "wal", "rb") as source:
+        for pgno in sorted(found.pages):
+            page = os.pread(source.fileno(), page_size, found.pages[pgno])
+            disk.pwritev(target, (page,), (pgno - 1) * page_size)
+        os.ftruncate(target, found.commit * page_size)
+        disk.fsync(target)
+    failpoints.hit("recovery.after-backfill")
+    return found
+
+
+def remove_wal(folder: Path, disk: Disk) -> None:
+    """Remove ``wal`` and make that durable."""
+    disk.unlink(folder / "wal")
+    disk.fsync_dir(folder)
+
+
+def write_chain(database: DatabaseStore, from_txid: int, disk: Disk) -> int:
+    """Write all transactions after ``from_txid`` into the database file; returns the one reached. Synced at return.
+
+    Everything is read and verified first: when it does not lead to the position, nothing
+    is written and ``from_txid`` is returned.
+    """
+    if from_txid >= database.position.txid or not _is_readable(database, from_txid):
+        return from_txid
+    reached = from_txid
+    with _writable(database.dir / "database") as fd:
+        while (piece := database.next_after(reached)) is not None:
+            _write_piece(database, piece, fd, disk)
+            reached = piece.max_txid
+        disk.fsync(fd)
+    return reached
+
+
+def roll_back_journal(folder: Path) -> bool:
+    """Let SQLite undo a transaction that was cut off; returns whether there was one. No journal is left."""
+    journal = folder / "journal"
+    try:
+        with open(journal, "rb") as file:
+            hot = is_hot(file.read(28))
+    except FileNotFoundError:
+        return False
+    if not hot:
+        journal.unlink()
+        return False
+    os.replace(journal, folder / "database-journal")  # the name under which SQLite looks for it
+    with closing(sqlite3.connect(folder / "database", isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    for suffix in ("-journal", "-wal", "-shm"):
+        (folder / f"database{suffix}").unlink(missing_ok=True)
+    return True
+
+
+def _is_readable(database: DatabaseStore, from_txid: int) -> bool:
+    """Whether all pieces are there and intact; damaged ones go to lost+found, others may take their place."""
+    reached = from_txid
+    while reached < database.position.txid:
+        piece = database.next_after(reached)
+        if piece is None:
+            return False
+        if _verify(database, piece):
+            reached = piece.max_txid
+    return True
+
+
+def _verify(database: DatabaseStore, piece: StoredLTX) -> bool:
+    if piece.path is None:
+        return True
+    try:
+        with contextlib.ExitStack() as stack:
+            decoder = open_piece(piece, stack)
+            for _page in decoder.pages():
+                pass
+        if (decoder.header.min_txid, decoder.header.max_txid) != (piece.min_txid, piece.max_txid):
+            raise CorruptLTX(f"holds transactions {decoder.header.min_txid} to {decoder.header.max_txid}")
+    except (FormatError, LimitError, CorruptLTX) as error:
+        database.quarantine(piece.path, error.message)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write_piece(database: DatabaseStore, piece: StoredLTX, fd: int, disk: Disk) -> None:
+    with contextlib.ExitStack() as stack:
+        decoder = open_piece(piece, stack)
+        header = decoder.header
+
+        def written() -> Iterator[tuple[int, bytes]]:
+            for pgno, page in decoder.pages():
+                disk.pwritev(fd, (page,), (pgno - 1) * header.page_size)
+                yield pgno, page
+
+        store(database.checksums, header, written())
+        os.ftruncate(fd, header.commit * header.page_size)

@@ -1,0 +1,202 @@
+"""What a node does with its databases before it mounts: bring images and chain together.
+
+Runs in a short-lived process of its own, while nobody has a database open. It decides by
+what is there, not by the role alone, so that a data directory may change its role:
+
+    the sidecar wrote the image   its WAL is written back, transactions that the image lacks are
+                                  applied again
+    programs wrote the image      nothing is touched; after a power cut that took the end of a
+                                  captured WAL, the WAL is written back and the chain applied
+    … and this is a replica now   a cut-off transaction is undone, what was never captured goes to
+                                  lost+found, the captured part of the WAL is written back
+
+Rules:
+    1. O(changed): no image is ever scanned here. What cannot be known without is left to
+       the replicator (``needs_compare``).
+    2. Every step may be killed and repeated.
+    3. One damaged database does not keep the node from starting.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from typing import TYPE_CHECKING
+
+from sqlitecluster import failpoints
+from sqlitecluster.errors import SQLiteClusterError
+from sqlitecluster.replication.position import Position
+from sqlitecluster.store import image, trash
+from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.node import NodeStore
+from sqlitecluster.store.spool import list_spools
+from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateWord
+from sqlitecluster.store.walfile import WalPages
+
+if TYPE_CHECKING:
+    from sqlitecluster.config.model import NodeConfig
+
+log = logging.getLogger(__name__)
+
+
+def prepare_node(config: NodeConfig) -> None:
+    """Make every database of a node ready to be served."""
+    store = NodeStore(config.data_dir)
+    is_replica = config.role == "replica"
+    try:
+        if is_replica:
+            _keep_spools(store)
+        for name in store.names():
+            try:
+                prepare_database(store, name, is_replica=is_replica)
+            except (SQLiteClusterError, OSError, sqlite3.Error) as error:
+                log.error("%s: recovery failed, the database is left as it is: %s", name, error)
+    finally:
+        store.close()
+
+
+def prepare_database(store: NodeStore, name: str, *, is_replica: bool) -> None:
+    """Make one database ready to be served."""
+    database = store.open(name)
+    if image.is_foreign(database.dir / "database"):
+        log.warning("%s: the file is not a SQLite database; it is left alone", name)
+        return
+    if any(database.dir.glob("install-*")):
+        return  # an unfinished install is done again, whole, by apply
+    if database.owner == OWNER_SIDECAR:
+        _finish_applying(store, database)
+        if not is_replica:
+            database.set_wal_mark(0, 0, 0, 0)
+    elif is_replica and database.owner == OWNER_PROGRAMS:
+        _take_from_programs(store, database)
+    elif database.after_power_cut:
+        _roll_forward(store, database)
+    database.recovered()
+
+
+def _keep_spools(store: NodeStore) -> None:
+    """Commits of programs that were never captured do not belong to a replica's history."""
+    paths = [path for _slot, _seq, path in list_spools(store.data_dir)]
+    if paths:
+        kept = store.keep("spool", "not captured before this node became a replica", paths, [])
+        log.warning("%d commits that were never replicated are kept in %s", len(paths), kept)
+
+
+def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:
+    """The sidecar wrote this image: complete it up to the position."""
+    if database.commit == 0 and not database.position.is_zero:
+        _remove_dropped(store, database)
+        return
+    wrote = image.backfill(database.dir, store.disk).commit > 0
+    start = database.durable if database.after_power_cut else database.applied
+    if start > database.position.txid:
+        _keep_applied(database)
+    elif start < database.position.txid:
+        _apply_chain(store, database, start)
+        wrote = True
+    failpoints.hit("recovery.before-remove-wal")
+    if (database.dir / "wal").exists():
+        image.remove_wal(database.dir, store.disk)
+    if wrote or database.durable != database.position.txid:
+        database.set_applied(database.position.txid, database.position.checksum)
+        database.set_durable(database.position.txid)
+        database.flush()
+
+
+def _apply_chain(store: NodeStore, database: DatabaseStore, start: int) -> None:
+    if image.write_chain(database, start, store.disk) != database.position.txid:
+        _fall_back(database, start)
+    elif database.checksums.rolling != database.position.checksum:
+        database.set_needs_compare(True)
+
+
+def _keep_applied(database: DatabaseStore) -> None:
+    """A power cut took the end of the log, but the image has it: the image's position counts."""
+    checksum = int(database.state.words[StateWord.APPLIED_CHECKSUM])
+    if database.applied != database.durable or not checksum:
+        _fall_back(database, 0)
+        return
+    database.reset(
+        Position(database.applied, checksum),
+        page_size=database.page_size, commit=database.commit, timestamp_ms=database.timestamp_ms,
+    )  # fmt: skip
+
+
+def _fall_back(database: DatabaseStore, start: int) -> None:
+    """The chain does not lead from the image to the position: go back to what the image shows."""
+    checksum = int(database.state.words[StateWord.APPLIED_CHECKSUM])
+    known = start == database.applied and checksum != 0
+    log.error(
+        "%s: transactions after %016x are not stored any more; the replica will be synced again from %s",
+        database.name, start, "there" if known else "the beginning",
+    )  # fmt: skip
+    database.set_needs_compare(True)
+    back = Position(start, checksum) if known else Position(0, 0)
+    database.reset(back, page_size=database.page_size, commit=database.commit, timestamp_ms=database.timestamp_ms)
+
+
+def _remove_dropped(store: NodeStore, database: DatabaseStore) -> None:
+    if (database.dir / "database").exists() or (database.dir / "wal").exists():
+        kept = trash.throw(store.data_dir, database.name, store.clock.now_ms())
+        log.info("%s: dropped by the primary; its files are in %s", database.name, kept)
+    database.set_applied(database.position.txid, database.position.checksum)
+    database.set_durable(database.position.txid)
+
+
+def _take_from_programs(store: NodeStore, database: DatabaseStore) -> None:
+    """This node was the primary; now the image must be what the chain says."""
+    folder = database.dir
+    image.roll_back_journal(folder)
+    mark = database.wal_mark
+    seen = WalPages(folder / "wal")
+    seen.refresh()
+    captured = 0
+    if (
+        mark is not None
+        and seen.header is not None
+        and (seen.header.salt1, seen.header.salt2) == (mark.salt1, mark.salt2)
+    ):
+        captured = min(mark.end, seen.end)
+    leftovers = sorted(folder.glob("wal.*.gone"))
+    if seen.commit and seen.end > captured:
+        leftovers.append(folder / "wal")
+    if captured:
+        image.backfill(folder, store.disk, captured)
+    failpoints.hit("recovery.before-keep-wal")
+    if leftovers:
+        kept = store.keep(database.name, "not captured before this node became a replica", leftovers, [])
+        log.warning("%s: commits that were never replicated are kept in %s", database.name, kept)
+    if (folder / "wal").exists():
+        image.remove_wal(folder, store.disk)
+    database.set_wal_mark(0, 0, 0, 0)
+    database.set_needs_compare(True)  # what was written without being captured may be in the image
+    database.set_applied(database.position.txid, database.position.checksum)
+    database.set_durable(database.position.txid)
+    database.flush()
+
+
+def _roll_forward(store: NodeStore, database: DatabaseStore) -> None:
+    """After a power cut of a primary: put back what was captured, but lost from the end of the WAL.
+
+    Only where it is certain that the image is an older state of the same history: the WAL
+    is the captured one and shorter. SQLite syncs a WAL before it writes pages back, so
+    the database file holds nothing beyond it.
+    """
+    database.set_needs_compare(True)
+    mark = database.wal_mark
+    seen = WalPages(database.dir / "wal")
+    seen.refresh()
+    if mark is None or seen.header is None or seen.end >= mark.end:
+        return
+    if (seen.header.salt1, seen.header.salt2) != (mark.salt1, mark.salt2):
+        return
+    start = min((info.min_txid - 1 for info in database.files.files if database.reaches(info.min_txid - 1)), default=-1)
+    if start < 0:
+        return
+    log.warning(
+        "%s: the WAL lost %d captured bytes; they are put back from the log", database.name, mark.end - seen.end
+    )
+    image.backfill(database.dir, store.disk)
+    if image.write_chain(database, start, store.disk) == database.position.txid:
+        image.remove_wal(database.dir, store.disk)
+        database.set_wal_mark(0, 0, 0, 0)
