@@ -106,7 +106,7 @@ def no_configuration_file(run: Run) -> None:
 def port_in_use(run: Run) -> None:
     for kind in ("peers", "metrics", "api"):
         with lone_node(run, "port") as node, socket.create_server(("127.0.0.1", node.port(kind))):
-            start_refused(node, "PreflightFailed", str(node.port(kind)), "in use")
+            start_refused(node, "AddressInUse", str(node.port(kind)), "in use")
 
 
 @case
@@ -128,7 +128,7 @@ def data_directory_and_mount_point_overlap(run: Run) -> None:
 def mount_point_not_empty(run: Run) -> None:
     with lone_node(run, "full") as node:
         (node.mount / "precious.txt").write_text("mine")
-        start_refused(node, "PreflightFailed", str(node.mount), "empty")
+        start_refused(node, "BadFolder", str(node.mount), "empty")
         assert (node.mount / "precious.txt").read_text() == "mine"
 
 
@@ -136,7 +136,7 @@ def mount_point_not_empty(run: Run) -> None:
 def no_dev_fuse(run: Run) -> None:
     with lone_node(run, "nofuse") as node:
         hide = 'mount -t tmpfs none /dev && exec "$@"'
-        start_refused(node, "PreflightFailed", "/dev/fuse", wrap=("unshare", "-m", "sh", "-c", hide, "sh"))
+        start_refused(node, "NoFuseDevice", "/dev/fuse", wrap=("unshare", "-m", "sh", "-c", hide, "sh"))
 
 
 @case
@@ -147,11 +147,11 @@ def no_permission(run: Run) -> None:
             folder.chmod(0o755)
         node.data.chmod(0o700)
         wrap = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-        start_refused(node, "PreflightFailed", str(node.data), wrap=wrap)
+        start_refused(node, "NotPermitted", str(node.data), wrap=wrap)
         node.data.chmod(0o777)
         node.mount.chmod(0o777)
         node.config_file.write_text(json.dumps(node.settings()))
-        text = refused([*wrap, *processes.cli("node", "--config", str(node.config_file))], "PreflightFailed")
+        text = refused([*wrap, *processes.cli("node", "--config", str(node.config_file))], "NotPermitted")
         assert "mount" in text.lower() or "CAP_SYS_ADMIN" in text, text
 
 

@@ -69,19 +69,20 @@ def run(arguments: argparse.Namespace) -> int:
         os.close(lock_fd)
         print(f"{arguments.config}: fine; node {config.name} would mount {config.mount_dir} as {config.role}")
         return 0
-    _become_supervisor(config, lock_fd, arguments.notify_fd)
+    _become_supervisor(config, lock_fd, arguments)
 
 
-def _become_supervisor(config: NodeConfig, lock_fd: int, notify_fd: int) -> NoReturn:
+def _become_supervisor(config: NodeConfig, lock_fd: int, arguments: argparse.Namespace) -> NoReturn:
     """Replace this process, so that nothing that the command line imported stays in memory."""
     config_fd = os.memfd_create("sqlitecluster-config")
     os.write(config_fd, config_to_json(config).encode())
     os.lseek(config_fd, 0, os.SEEK_SET)
-    for fd in (config_fd, lock_fd, notify_fd):
+    fds = [config_fd, lock_fd, arguments.notify_fd]
+    for fd in fds:
         if fd >= 0:
             os.set_inheritable(fd, True)
-    root = str(Path(__file__).resolve().parents[2])
-    numbers = [str(fd) for fd in (config_fd, lock_fd, notify_fd)]
+    start = _START.format(root=str(Path(__file__).resolve().parents[2]))
+    told = [*map(str, fds), str(arguments.config.resolve())]  # the path is only for people who look at `ps`
     sys.stdout.flush()
     # -S: the supervisor needs nothing that was installed, and the site packages' hooks cost memory
-    os.execv(sys.executable, [sys.executable, "-S", "-c", _START.format(root=root), *numbers])
+    os.execv(sys.executable, [sys.executable, "-S", "-c", start, *told])

@@ -39,8 +39,8 @@ def check(config: NodeConfig, *, fuse_device: str = "/dev/fuse") -> int:
     Raises:
         PreflightError: or one of its kinds; ``StoreLocked`` when another node uses the data directory.
     """
-    check_rights(fuse_device)
     check_folders(config)
+    check_rights(fuse_device)
     try:
         lock_fd = lock.acquire(str(config.data_dir))
     except lock.DataLocked as error:
@@ -165,5 +165,5 @@ def _check_address(key: str, address: str) -> None:
         try:
             sock.bind(target)
         except OSError as error:
-            why = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+            why = "the port is in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
             raise AddressInUse(f"{key}: cannot listen on {address}: {why}") from error
