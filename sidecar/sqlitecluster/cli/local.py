@@ -93,7 +93,9 @@ def write_config(folder: Path, index: int, *, base_port: int, extra: dict[str, o
         config["primaryUrl"] = f"http://127.0.0.1:{base_port + 2}"
     path = home / "node.yaml"
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in {**config, **extra}.items()]
-    path.write_text("# Written by `sqlitecluster local` at each start; change it with --set KEY=VALUE.\n" + "".join(lines))
+    path.write_text(
+        "# Written by `sqlitecluster local` at each start; change it with --set KEY=VALUE.\n" + "".join(lines)
+    )
     return path
 
 

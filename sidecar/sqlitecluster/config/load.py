@@ -164,7 +164,7 @@ def _choice(key: str, value: object) -> str:
 
 
 def _path(key: str, value: object, base: Path) -> Path:
-    text = _require(key, value, str, "a path")
+    text: str = _require(key, value, str, "a path")
     if not text or "\0" in text:
         raise ConfigError(f"{key}: expected a path, not {value!r}")
     path = base / text
@@ -212,7 +212,9 @@ def _check_together(config: NodeConfig) -> None:
         raise ConfigError("primaryUrl is missing: a replica needs the address of its primary, http://host:20202")
     data, mount = config.data_dir, config.mount_dir
     if data == mount:
-        raise ConfigError(f"dataDir and mountDir are the same folder, {data}; programs use mountDir, only nodes dataDir")
+        raise ConfigError(
+            f"dataDir and mountDir are the same folder, {data}; programs use mountDir, only nodes dataDir"
+        )
     if mount.is_relative_to(data):
         raise ConfigError(f"mountDir {mount} lies in dataDir {data}; put them beside each other")
     if data.is_relative_to(mount):

@@ -18,7 +18,7 @@ from sqlitecluster.supervisor import lines
 class _Formatter(logging.Formatter):
     def __init__(self, style: lines.Style) -> None:
         super().__init__()
-        self._style = style
+        self._lines = style
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -26,7 +26,7 @@ class _Formatter(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         source = f"{record.name.removeprefix('sqlitecluster.')}[{os.getpid()}]"
         code = str(getattr(record, "code", ""))
-        return self._style.line(record.levelname.lower(), source, text, code=code, now=record.created)
+        return self._lines.line(record.levelname.lower(), source, text, code=code, now=record.created)
 
 
 def configure(config: NodeConfig) -> None:

@@ -100,7 +100,9 @@ class MountPoint:
         self._guard_bare_folder()
         try:
             self.fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-            linux.mount("sqlitecluster", self.path, KIND, flags=linux.MS_NOSUID | linux.MS_NODEV, options=self._options())
+            linux.mount(
+                "sqlitecluster", self.path, KIND, flags=linux.MS_NOSUID | linux.MS_NODEV, options=self._options()
+            )
             self.mounted = True
             self.init = self._read_init()
         except OSError as error:

@@ -97,7 +97,9 @@ def check_mount_point(mount: Path) -> None:
     if not stat.S_ISDIR(mode):
         raise BadFolder(f"mount point {mount} is no folder; name an empty folder")
     if os.listdir(mount):
-        raise BadFolder(f"mount point {mount} is not empty; the mount would hide what is in it, so name an empty folder")
+        raise BadFolder(
+            f"mount point {mount} is not empty; the mount would hide what is in it, so name an empty folder"
+        )
 
 
 def check_addresses(config: NodeConfig) -> None:
@@ -118,7 +120,7 @@ def _may_mount(status_file: str) -> bool:
 
 def _check_apart(data: Path, mount: Path) -> None:
     if data == mount or data.is_relative_to(mount) or mount.is_relative_to(data):
-        raise BadFolder(f"data directory {data} and mount point {mount} must not contain one another; put them side by side")
+        raise BadFolder(f"dataDir {data} and mountDir {mount} must not contain one another; put them side by side")
 
 
 def _make_folder(what: str, path: Path) -> None:

@@ -42,7 +42,9 @@ TEMPLATE = "sqlitecluster.template"
 class Supervisor:
     """All processes of one node."""
 
-    def __init__(self, settings: Settings, config_json: str, log: Log, fds: Inherited, *, template_module: str = TEMPLATE) -> None:
+    def __init__(
+        self, settings: Settings, config_json: str, log: Log, fds: Inherited, *, template_module: str = TEMPLATE
+    ) -> None:
         self._settings = settings
         self._config_json = config_json
         self._template_module = template_module

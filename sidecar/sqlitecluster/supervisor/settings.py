@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+
 class Settings:
     """Read from the JSON that the command line made; see ``config.model`` for the meanings."""
 
