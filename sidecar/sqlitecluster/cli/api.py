@@ -12,7 +12,7 @@ import http.client
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from sqlitecluster.errors import ConfigError, StreamError, Unavailable, from_wire
@@ -45,6 +45,12 @@ def target(arguments: argparse.Namespace) -> Api:
     return Api(f"http://{address}")
 
 
+class Readable(Protocol):
+    """A request body that is read in pieces."""
+
+    def read(self, count: int = -1, /) -> bytes: ...
+
+
 class Api:
     """One node."""
 
@@ -72,7 +78,7 @@ class Api:
         path: str,
         query: Mapping[str, str] | None = None,
         *,
-        body: bytes | BinaryIO | None = None,
+        body: bytes | Readable | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = _TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:

@@ -106,15 +106,13 @@ def run_wait(arguments: argparse.Namespace) -> int:
 def run_import(arguments: argparse.Namespace) -> int:
     """``import``."""
     name = check_database_name(arguments.database)
-    try:
-        file = open(arguments.file, "rb")
-    except OSError as error:
-        raise NoSuchDatabase(f"{arguments.file}: {error.strerror}") from error
+    if not arguments.file.is_file():
+        raise NoSuchDatabase(f"{arguments.file}: no such file")
     api = target(arguments)
-    with file, output.Progress(f"import {name}", os.fstat(file.fileno()).st_size) as progress:
-        counted = _Counted(file, progress)
-        headers = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
-        with api.open("POST", "/import", {"name": name}, body=counted, headers=headers, timeout_s=None) as response:  # type: ignore[arg-type]
+    size = arguments.file.stat().st_size
+    with open(arguments.file, "rb") as file, output.Progress(f"import {name}", size) as progress:
+        body, headers = _Counted(file, progress), {"Content-Length": str(size)}
+        with api.open("POST", "/import", {"name": name}, body=body, headers=headers, timeout_s=None) as response:
             value = json.loads(response.read())
     if arguments.output == "json":
         output.print_json(value)

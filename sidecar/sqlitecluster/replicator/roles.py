@@ -66,7 +66,7 @@ class PrimaryRole:
         self._node = node
         self._hub = hub
         self._capture = Capture(node)
-        self.import_image: Callable[[str, Path], Position] | None = self._capture.import_image
+        self.import_image: Callable[[str, Path], Position] | None = self._import
 
     @property
     def connected(self) -> bool:
@@ -95,6 +95,10 @@ class PrimaryRole:
     async def stop(self) -> None:
         """Capture what is there, then end the thread."""
         await asyncio.to_thread(self._capture.stop)
+
+    def _import(self, name: str, path: Path) -> Position:
+        self._capture.import_image(name, path)
+        return self._node.store.open(name).position
 
     def cluster_changed(self) -> None:
         """Replicas of the old cluster must introduce themselves again."""

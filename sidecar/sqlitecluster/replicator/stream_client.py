@@ -27,6 +27,7 @@ import aiohttp
 from sqlitecluster.errors import ClusterMismatch, SQLiteClusterError, StreamError, WireError, from_wire
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.lineage import Hello, check_epoch, meet
+from sqlitecluster.replication.position import ZERO
 from sqlitecluster.replication.wire import Claim, Frame, FrameType, Parser
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
@@ -167,13 +168,14 @@ class StreamClient:
         yield wire.encode_json(FrameType.HELLO, self._hello().to_wire())
         partials = self._receiver.assembler.partials()
         self._acked = {}
-        for name in self._node.store.names():
+        for name in sorted({*self._node.store.names(), *partials}):
             db = self._node.find(name)
-            if db is not None and not db.position.is_zero:
-                resync = name in self._receiver.resync
-                partial = None if resync else partials.get(name)
-                self._acked[name] = db.position.txid
-                yield wire.encode_claim(Claim(name, db.position, resync, partial))
+            position = db.position if db is not None else ZERO
+            resync = name in self._receiver.resync
+            partial = None if resync else partials.get(name)
+            if partial is not None or not position.is_zero:
+                self._acked[name] = position.txid
+                yield wire.encode_claim(Claim(name, position, resync, partial))
         yield wire.encode(FrameType.POSITIONS_END)
         while True:
             await asyncio.sleep(ACK_S)
