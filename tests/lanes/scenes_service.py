@@ -233,7 +233,7 @@ def the_stored_ltx_chain_is_whole(run: Run) -> None:
             time.sleep(0.05)
     cluster.wait_synced("chain.db")
     for node in cluster.nodes:
-        done = node.cli("ltx", "verify", "--data-dir", str(node.data), "chain.db")
+        done = node.cli("ltx", "verify", str(images.backing(node, "chain.db", "ltx")))
         assert done.returncode == 0, done.stdout + done.stderr
-        listed = node.cli("ltx", "list", "--data-dir", str(node.data), "chain.db", "-o", "json")
+        listed = node.cli("ltx", "list", str(images.backing(node, "chain.db", "ltx")), "-o", "json")
         assert listed.returncode == 0 and json.loads(listed.stdout), listed
