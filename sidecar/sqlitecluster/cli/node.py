@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         os.close(lock_fd)
         print(f"{arguments.config}: fine; node {config.name} would mount {config.mount_dir} as {config.role}")
         return 0
-    _become_supervisor(config, lock_fd, arguments)
+    return _become_supervisor(config, lock_fd, arguments)
 
 
 def _become_supervisor(config: NodeConfig, lock_fd: int, arguments: argparse.Namespace) -> NoReturn:

@@ -14,7 +14,7 @@ import time
 DYING_S = 10.0  # how long the processes of a killed supervisor may take to end
 
 
-class DataLocked(Exception):
+class DataLockedError(Exception):
     """Another node uses the data directory; the text is for the user."""
 
 
@@ -24,7 +24,7 @@ def acquire(data_dir: str) -> int:
     Waits a little only when the supervisor that held it is dead.
 
     Raises:
-        DataLocked: a node is running there.
+        DataLockedError: a node is running there.
     """
     fd = os.open(os.path.join(data_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + DYING_S
@@ -33,7 +33,7 @@ def acquire(data_dir: str) -> int:
         if _is_running(holder) or time.monotonic() > deadline:
             os.close(fd)
             who = f"process {holder}" if holder else "a starting node"
-            raise DataLocked(f"data directory {data_dir} is in use by another node ({who})")
+            raise DataLockedError(f"data directory {data_dir} is in use by another node ({who})")
         time.sleep(0.01)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -33,7 +33,7 @@ _HAS_RESEND = 1 << 7  # linux/fuse.h: bit 39 of the flags, kernel 6.9
 _CONNECTIONS = "/sys/fs/fuse/connections"
 
 
-class MountFailed(Exception):
+class MountFailedError(Exception):
     """The mount could not be made; the text is for the user."""
 
 
@@ -94,7 +94,7 @@ class MountPoint:
         """Mount; what a dead predecessor left is removed first.
 
         Raises:
-            MountFailed: with a text for the user; nothing is left mounted.
+            MountFailedError: with a text for the user; nothing is left mounted.
         """
         self._clear_dead()
         self._guard_bare_folder()
@@ -107,7 +107,7 @@ class MountPoint:
             self.init = self._read_init()
         except OSError as error:
             self.abort()
-            raise MountFailed(f"cannot mount {self.path}: {error.strerror or error}") from error
+            raise MountFailedError(f"cannot mount {self.path}: {error.strerror or error}") from error
 
     def abort(self) -> None:
         """End the connection: every waiting request fails, open files are dead, the name is free."""
@@ -145,7 +145,7 @@ class MountPoint:
     def _clear_dead(self) -> None:
         for mount in reversed(mounts_at(self.path)):
             if mount.kind != KIND or not is_dead(self.path):
-                raise MountFailed(f"{self.path}: something else is mounted there ({mount.kind})")
+                raise MountFailedError(f"{self.path}: something else is mounted there ({mount.kind})")
             linux.umount(self.path, linux.MNT_DETACH)
 
     def _guard_bare_folder(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from sqlitecluster.supervisor import datagrams, mountpoint, words
 from sqlitecluster.supervisor.children import Child, RestartPolicy, describe
 from sqlitecluster.supervisor.loop import Timer
-from sqlitecluster.supervisor.mountpoint import MountFailed, MountPoint
+from sqlitecluster.supervisor.mountpoint import MountFailedError, MountPoint
 from sqlitecluster.supervisor.node import Node
 
 READY_TIMEOUT_S = 30.0  # a mount process needs milliseconds; a slow machine more
@@ -45,7 +45,7 @@ class MountWorker:
         """Mount and start the first process.
 
         Raises:
-            MountFailed: with a text for the user.
+            MountFailedError: with a text for the user.
         """
         self._attach()
         self.start()
@@ -165,7 +165,7 @@ class MountWorker:
         self._node.shared[words.REMOUNTS] += 1
         try:
             self._attach()
-        except MountFailed as error:
+        except MountFailedError as error:
             self._node.log.say("error", f"{error}; trying again", code="MountFailed")
             self._node.loop.call_later(REMOUNT_RETRY_S, self._remount)
             return

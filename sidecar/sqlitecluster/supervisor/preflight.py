@@ -43,7 +43,7 @@ def check(config: NodeConfig, *, fuse_device: str = "/dev/fuse") -> int:
     check_rights(fuse_device)
     try:
         lock_fd = lock.acquire(str(config.data_dir))
-    except lock.DataLocked as error:
+    except lock.DataLockedError as error:
         raise StoreLocked(str(error)) from error
     try:
         check_mount_point(config.mount_dir)

@@ -24,7 +24,7 @@ from sqlitecluster.supervisor import linux, mountpoint, words
 from sqlitecluster.supervisor.children import Child, RestartPolicy, Template, describe, reap_strangers
 from sqlitecluster.supervisor.lines import Log
 from sqlitecluster.supervisor.loop import Loop
-from sqlitecluster.supervisor.mountpoint import MountFailed
+from sqlitecluster.supervisor.mountpoint import MountFailedError
 from sqlitecluster.supervisor.mountworker import MountWorker
 from sqlitecluster.supervisor.node import Inherited, Node
 from sqlitecluster.supervisor.pids import PidFile
@@ -146,7 +146,7 @@ class Supervisor:
     def _begin(self) -> None:
         try:
             self._mount.begin()
-        except MountFailed as error:
+        except MountFailedError as error:
             self._fail(str(error), "MountFailed")
             return
         self._begun = True
