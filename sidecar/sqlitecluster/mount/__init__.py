@@ -1,0 +1,17 @@
+"""The process that serves the mount: FUSE requests in, files below the data directory out.
+
+    process      start, ready, stop
+    takeover     a live connection handed to this process (INIT, resend)
+    driver       the loop that steps pyfuse3; parking; a few threads for slow calls
+    operations   the thin FUSE edge: one method per request, errors to errno
+    tree         names <-> nodes;  layout: which name lives where (pure)
+    files, tracked, database         bytes of each kind of file, and what must be noted about them
+    waltrack (pure), dirty, spooling what the replicator is told about writes
+    roles (pure), virtual, space, names, cpuwake
+
+Rules:
+    1. One thread handles requests; the pool's threads only make one blocking call each.
+    2. Namespace requests (create, unlink, rename) never park: the kernel holds the directory meanwhile.
+    3. Inode numbers and handles are numbers that a successor can read without a table.
+    4. The replicator is told through ``sqlitecluster.shared`` only.
+"""

@@ -1,0 +1,92 @@
+"""What stat(2) shows: sizes and times of the backing file, mode and owner from the rows."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+import pyfuse3
+
+from sqlitecluster.mount.files import File
+from sqlitecluster.mount.layout import Kind
+from sqlitecluster.mount.names import Names, Owner
+from sqlitecluster.mount.tree import Directory, Node, Tree, Virtual
+from sqlitecluster.mount.virtual import content
+from sqlitecluster.shared import ROLE_PRIMARY, NodeWord
+
+LONG_S: Final = 3600.0  # every change goes through this mount, so the kernel may keep what it knows
+_DEFAULT_FILE: Final = 0o666
+_DEFAULT_DIRECTORY: Final = 0o777
+
+
+class Attributes:
+    """Makes the attributes of nodes."""
+
+    def __init__(self, tree: Tree, names: Names) -> None:
+        self._tree = tree
+        self._names = names
+        self._layout = tree.context.layout
+        self._node_words = tree.context.state.node
+
+    def of(self, node: Node) -> pyfuse3.EntryAttributes:
+        """Everything stat shows of a node."""
+        if isinstance(node, Virtual):
+            return self._virtual(node)
+        entry = pyfuse3.EntryAttributes()
+        if isinstance(node, Directory):
+            seen = os.stat(self._layout.other(node.path))
+            owner, kind = self.owner(node), stat.S_IFDIR
+            entry.st_nlink = 2
+        else:
+            seen = node.stat()
+            owner, kind = self.owner(node), stat.S_IFREG
+            entry.st_nlink = 0 if node.unlinked else 1
+        entry.st_ino = node.ino
+        entry.st_mode = kind | owner.mode
+        entry.st_uid, entry.st_gid = owner.uid, owner.gid
+        entry.st_size = seen.st_size
+        entry.st_blocks = seen.st_blocks
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns
+        entry.entry_timeout = LONG_S
+        entry.attr_timeout = LONG_S
+        if isinstance(node, File) and node.kind is Kind.WAL and self._node_words[NodeWord.ROLE] != ROLE_PRIMARY:
+            entry.attr_timeout = 0.0  # the replicator appends to it directly
+        return entry
+
+    def owner(self, node: File | Directory) -> Owner:
+        """Mode, owner and group of a node."""
+        if isinstance(node, Directory):
+            return self._names.get(node.path) or self._default_directory(node.path)
+        name = node.database.name if node.database is not None else node.name
+        return self._names.get(name) or self.inherited(name)
+
+    def inherited(self, path: str) -> Owner:
+        """What a file without a row has: its directory's owner and no more than its access."""
+        parent = self.owner_of_directory(path.rpartition("/")[0])
+        return Owner(_DEFAULT_FILE & parent.mode, parent.uid, parent.gid)
+
+    def owner_of_directory(self, path: str) -> Owner:
+        """The owner of a directory by path."""
+        return self._names.get(path) or self._default_directory(path)
+
+    def _virtual(self, node: Virtual) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node.ino
+        entry.st_mode = stat.S_IFREG | 0o444
+        entry.st_size = len(content(self._tree.context.state, node.ino) or b"")
+        entry.entry_timeout = entry.attr_timeout = 0.0
+        return entry
+
+    def _default_directory(self, path: str) -> Owner:
+        if path:
+            return self.owner_of_directory(path.rpartition("/")[0])
+        return Owner(_DEFAULT_DIRECTORY, 0, 0)
+
+
+def missing(timeout_s: float) -> pyfuse3.EntryAttributes:
+    """The answer "no such file", which the kernel may keep (hot-journal checks are frequent)."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = timeout_s
+    return entry

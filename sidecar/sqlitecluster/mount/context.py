@@ -1,0 +1,54 @@
+"""What every part of the mount process works with."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.mount.descriptors import Descriptors
+from sqlitecluster.mount.layout import Layout
+from sqlitecluster.mount.space import Space
+from sqlitecluster.shared import ROLE_PRIMARY, Bell, NodeWord, State
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Made once by ``process``."""
+
+    config: NodeConfig
+    state: State
+    replicator: Bell
+    layout: Layout
+    space: Space
+    descriptors: Descriptors
+
+    def require_primary(self) -> None:
+        """Before a program's bytes reach a replicated file.
+
+        Raises:
+            OSError: EROFS on a node that may not write, EIO once the fence has passed.
+        """
+        node = self.state.node
+        if node[NodeWord.ROLE] != ROLE_PRIMARY:
+            node[NodeWord.WRITES_REFUSED] += 1
+            raise OSError(errno.EROFS, "this node may not write")
+        if node[NodeWord.FENCE_BOOT_NS] or node[NodeWord.FENCE_REAL_NS]:
+            self._check_fence()
+
+    def _check_fence(self) -> None:
+        # Both clocks: the first stands still while a virtual machine is paused (hazard 20).
+        node = self.state.node
+        boot, real = node[NodeWord.FENCE_BOOT_NS], node[NodeWord.FENCE_REAL_NS]
+        if (boot and time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= boot) or (real and time.time_ns() >= real):
+            node[NodeWord.WRITES_REFUSED] += 1
+            raise OSError(errno.EIO, "the right to write has expired")
+
+    def is_replicator(self, pid: int) -> bool:
+        """Whether a request's pid is a thread of the replicator."""
+        replicator = self.state.node[NodeWord.REPLICATOR_PID]
+        if not replicator or not pid:
+            return False
+        return bool(pid == replicator) or os.path.exists(f"/proc/{replicator}/task/{pid}")

@@ -1,0 +1,230 @@
+"""One database as the mount sees it: its files, its slot of shared memory, its dirty ranges.
+
+Owned by ``tree``; told about writes by ``tracked``.
+
+Rules:
+    1. Order of a rollback-mode commit: spool, announce it, forget the ranges, then the
+       journal's end. A crash anywhere leads to a repeated spool at worst, never to none.
+    2. A WAL with frames means that writes to the database are checkpoints: not dirty.
+    3. ``mark`` is the only place that decides between the two.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from sqlitecluster import failpoints
+from sqlitecluster.errors import NoSpace
+from sqlitecluster.mount.context import Context
+from sqlitecluster.mount.dirty import DirtyRanges
+from sqlitecluster.mount.files import SQLITE_MAGIC, File, ShmFile
+from sqlitecluster.mount.layout import Kind
+from sqlitecluster.mount.tracked import DatabaseFile, JournalFile, WalFile
+from sqlitecluster.mount.waltrack import HEADER_BYTES
+from sqlitecluster.shared import KIND_DATABASE, KIND_EMPTY, KIND_OTHER, Word
+from sqlitecluster.store.spool import FLAG_RAW, FLAG_TRUNCATED, copy_spool, spool_path
+
+_PAGE_SIZES: Final = frozenset(1 << n for n in range(9, 17))
+SHM_INODE_BIT: Final = 1 << 62  # tmpfs numbers its inodes from 1 again
+
+
+class Database:
+    """A database that exists, or existed while this node lives."""
+
+    __slots__ = ("context", "dirty", "journal", "journal_active", "journal_named", "main", "name", "shm", "slot", "wal", "words")
+
+    def __init__(self, context: Context, name: str) -> None:
+        self.context = context
+        self.name = name
+        self.slot = context.state.add_slot(name)
+        self.words = context.state.slot(self.slot)
+        self.main: DatabaseFile | None = None
+        self.journal: JournalFile | None = None
+        self.wal: WalFile | None = None
+        self.shm: ShmFile | None = None
+        self.journal_active = False
+        self.journal_named = False  # the journal's directory entry is durable
+        path = context.layout.dirty(name)
+        self.dirty: DirtyRanges | None = DirtyRanges(path) if os.path.exists(path) else None
+
+    def make_file(self, kind: Kind, path: str, ino: int) -> File:
+        """Attach the backing file of one kind."""
+        if kind is Kind.DATABASE:
+            self.main = DatabaseFile(self, kind, ino, path)
+            return self.main
+        if kind is Kind.JOURNAL:
+            self.journal = JournalFile(self, kind, ino, path)
+            self.words[Word.HAS_JOURNAL] = 1
+            self.journal_named = False
+            return self.journal
+        if kind is Kind.WAL:
+            self.wal = WalFile(self, kind, ino, path)
+            return self.wal
+        self.shm = ShmFile(self.context, kind, f"{self.name}-shm", ino, path)
+        self.shm.database = self
+        return self.shm
+
+    def file(self, kind: Kind) -> File | None:
+        """The attached file of one kind."""
+        if kind is Kind.DATABASE:
+            return self.main
+        if kind is Kind.JOURNAL:
+            return self.journal
+        return self.wal if kind is Kind.WAL else self.shm
+
+    def detach(self, kind: Kind) -> None:
+        """The name of one kind is gone; open handles keep the file object."""
+        if kind is Kind.DATABASE:
+            self.main = None
+            self.words[Word.KIND] = KIND_EMPTY
+        elif kind is Kind.JOURNAL:
+            self.journal, self.journal_active = None, False
+            self.words[Word.HAS_JOURNAL] = 0
+        elif kind is Kind.WAL:
+            self.wal = None
+        else:
+            self.shm = None
+
+    def touch(self) -> None:
+        """Let the replicator look at this database."""
+        self.words[Word.EVENT_SEQ] += 1
+        self.context.replicator.ring()
+
+    def is_captured(self) -> bool:
+        """Whether every commit of the present WAL generation is safe in the log."""
+        words = self.words
+        end = words[Word.WAL_END]
+        return not end or (words[Word.CAPTURED_GEN] == words[Word.WAL_GEN] and words[Word.CAPTURED_END] >= end)
+
+    def next_generation(self, *, has_wal: bool) -> None:
+        """The WAL's content begins anew."""
+        words = self.words
+        words[Word.WAL_END] = 0
+        words[Word.WAL_SIZE] = HEADER_BYTES if has_wal else 0
+        words[Word.HAS_WAL] = int(has_wal)
+        words[Word.WAL_GEN] += 1
+
+    def has_frames(self) -> bool:
+        """Whether the WAL holds frames, so that database writes are checkpoints."""
+        return self.words[Word.WAL_SIZE] > HEADER_BYTES
+
+    def mark(self, offset: int, length: int) -> None:
+        """A program is about to write the database file."""
+        if self.has_frames() or (self.words[Word.KIND] == KIND_OTHER and offset):
+            return
+        self._ranges().mark(offset, length)
+        self._note_raw()
+
+    def mark_size(self, before: int, size: int) -> None:
+        """A program is about to change the database file's size."""
+        if self.has_frames():
+            if size == 0:  # no checkpoint does that: something is copied over a WAL database
+                self.words[Word.RAW_HINT] += 1
+                self.touch()
+            return
+        self._ranges().mark(min(before, size), max(0, size - before))
+        self._note_raw()
+
+    def check_content(self, data: bytes) -> None:
+        """Policy ``otherFiles: Refuse``: the first bytes must be SQLite's.
+
+        Raises:
+            OSError: EPERM.
+        """
+        if self.context.config.other_files == "Refuse" and data[:16] != SQLITE_MAGIC[: len(data)]:
+            raise OSError(errno.EPERM, "only SQLite databases may be written here")
+
+    def note_header(self) -> None:
+        """Look at the database's first bytes: what is it now?"""
+        assert self.main is not None
+        header = os.pread(self.main.descriptor(), 18, 0)
+        words = self.words
+        if not header:
+            words[Word.KIND] = KIND_EMPTY
+        elif header[:16] == SQLITE_MAGIC:
+            size = int.from_bytes(header[16:18], "big")
+            words[Word.PAGE_SIZE] = 65536 if size == 1 else size if size in _PAGE_SIZES else 0
+            if words[Word.KIND] == KIND_OTHER:  # what lies behind the header was not marked
+                words[Word.RAW_HINT] += 1
+            words[Word.KIND] = KIND_DATABASE
+        else:
+            words[Word.KIND] = KIND_OTHER
+
+    def commit_journal(self) -> None:
+        """The journal is about to end: hand its transaction over.
+
+        Raises:
+            OSError: ENOSPC; then the journal stays, and SQLite rolls back.
+        """
+        if self.dirty:
+            self._spool(0)
+        self.journal_active = False
+        self.touch()
+
+    def spool_raw(self) -> None:
+        """What was written without a journal is finished: hand it over."""
+        if self.journal_active or not self.dirty:
+            return
+        if self.words[Word.KIND] == KIND_OTHER:  # stays on this node
+            self.dirty.clear()
+            self.words[Word.DIRTY_RAW] = 0
+        else:
+            self._spool(FLAG_RAW)
+        self.touch()
+
+    def replaced(self) -> None:
+        """Another file took the database's name: the whole image is new."""
+        if self.dirty:
+            self.dirty.clear()
+        self.words[Word.DIRTY_RAW] = 0
+        self.words[Word.RAW_HINT] += 1
+        self.note_header()
+        self.touch()
+
+    def dropped(self) -> None:
+        """The database was deleted."""
+        if self.dirty:
+            self.dirty.clear()
+        self.words[Word.DIRTY_RAW] = 0
+        self.words[Word.PAGE_SIZE] = 0
+        self.words[Word.GONE_SEQ] += 1
+        self.touch()
+
+    def _spool(self, flags: int) -> None:
+        assert self.dirty is not None
+        assert self.main is not None
+        fd = self.main.descriptor()
+        size = os.fstat(fd).st_size
+        if any(not length or offset >= size for offset, length in self.dirty.ranges()):
+            flags |= FLAG_TRUNCATED
+        seq = self.words[Word.SPOOL_SEQ] + 1
+        path = spool_path(Path(self.context.layout.data), self.slot, seq)
+        failpoints.hit("mount.before-spool")
+        try:
+            copy_spool(path, self.dirty.merged(size), lambda offset, length: os.pread(fd, length, offset), size, flags)
+        except NoSpace as error:
+            raise OSError(errno.ENOSPC, str(error)) from error
+        failpoints.hit("mount.after-spool")
+        self.words[Word.SPOOL_SEQ] = seq
+        self.dirty.clear()
+        self.words[Word.DIRTY_RAW] = 0
+        failpoints.hit("mount.after-announce")
+
+    def _note_raw(self) -> None:
+        if self.journal_active:
+            return
+        words = self.words
+        words[Word.LAST_WRITE_NS] = time.monotonic_ns()
+        words[Word.EVENT_SEQ] += 1
+        if not words[Word.DIRTY_RAW]:
+            words[Word.DIRTY_RAW] = 1
+            self.context.replicator.ring()
+
+    def _ranges(self) -> DirtyRanges:
+        if self.dirty is None:
+            self.dirty = DirtyRanges(self.context.layout.dirty(self.name))
+        return self.dirty

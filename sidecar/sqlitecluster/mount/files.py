@@ -1,0 +1,128 @@
+"""Files of the mount that are no part of a database, and what all files have in common.
+
+A file is known to the kernel by its inode number, which is that of the backing file.
+Its methods take and give bytes and raise OSError; ``operations`` turns that into
+answers. ``write`` and ``truncate`` give None when the request must wait; the caller
+then awaits ``settled`` and asks once more.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import TYPE_CHECKING, Final
+
+from sqlitecluster.errors import BadName
+from sqlitecluster.mount.context import Context
+from sqlitecluster.mount.layout import Kind
+
+if TYPE_CHECKING:
+    from sqlitecluster.mount.database import Database
+
+log = logging.getLogger(__name__)
+
+SQLITE_MAGIC: Final = b"SQLite format 3\0"
+
+
+class File:
+    """One file: a plain one, and the base of the others."""
+
+    __slots__ = (
+        "context", "database", "fd", "handles", "inherited", "ino", "kind", "name", "path", "pins", "sync_ns", "unlinked",
+    )  # fmt: skip
+
+    direct_io = False
+
+    def __init__(self, context: Context, kind: Kind, name: str, ino: int, path: str) -> None:
+        self.context = context
+        self.kind = kind
+        self.name = name  # path below the mount
+        self.ino = ino
+        self.path = path  # of the backing file
+        self.fd = -1
+        self.pins = 0
+        self.handles = 0
+        self.inherited = False  # a predecessor may have given out handles that are still open
+        self.unlinked = False
+        self.sync_ns = 0  # how long the last fsync took
+        self.database: Database | None = None
+
+    def descriptor(self) -> int:
+        """An open descriptor of the backing file."""
+        return self.fd if self.fd >= 0 else self.context.descriptors.open(self)
+
+    def stat(self) -> os.stat_result:
+        """Size and times of the backing file."""
+        return os.fstat(self.fd) if self.fd >= 0 else os.stat(self.path, follow_symlinks=False)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from ``offset``."""
+        return os.pread(self.descriptor(), size, offset)
+
+    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+        """Write; None: must wait."""
+        self.context.space.take(len(data))
+        if offset == 0 and data[:16] == SQLITE_MAGIC and not privileged:
+            log.error("%s: cannot hold a SQLite database. %s [%s]", self.name, BadName.meaning, BadName.code)
+            raise OSError(errno.EIO, BadName.meaning)
+        return os.pwrite(self.descriptor(), data, offset)
+
+    def truncate(self, size: int, *, privileged: bool) -> bool | None:
+        """Set the size; None: must wait."""
+        os.ftruncate(self.descriptor(), size)
+        return True
+
+    async def settled(self) -> None:
+        """Wait until what ``write`` or ``truncate`` waits for has happened."""
+
+    def sync(self, *, data_only: bool) -> None:
+        """[any thread] Make the content durable."""
+        if data_only:
+            os.fdatasync(self.fd)
+        else:
+            os.fsync(self.fd)
+
+    def opened(self, *, writing: bool, privileged: bool) -> None:
+        """A handle was given out."""
+        self.handles += 1
+
+    def released(self, *, writing: bool, privileged: bool) -> None:
+        """A handle was closed."""
+        self.handles = max(0, self.handles - 1)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self.context.descriptors.close(self)
+
+
+class ShmFile(File):
+    """A wal-index on tmpfs: mapped by programs, so its pages must exist before they are used."""
+
+    __slots__ = ("_allocated",)
+
+    def __init__(self, context: Context, kind: Kind, name: str, ino: int, path: str) -> None:
+        super().__init__(context, kind, name, ino, path)
+        self._allocated = 0
+
+    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+        """Allocate, then write: a full tmpfs must answer now, not at write-back (hazard 18)."""
+        fd = self.descriptor()
+        self._allocate(fd, offset + len(data))
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, size: int, *, privileged: bool) -> bool | None:
+        """Set the size, allocated."""
+        fd = self.descriptor()
+        os.ftruncate(fd, size)
+        self._allocated = min(self._allocated, size)
+        self._allocate(fd, size)
+        return True
+
+    def sync(self, *, data_only: bool) -> None:
+        """Nothing: a wal-index never survives a reboot."""
+
+    def _allocate(self, fd: int, end: int) -> None:
+        if end > self._allocated:
+            os.posix_fallocate(fd, 0, end)
+            self._allocated = end

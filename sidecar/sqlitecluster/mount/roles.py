@@ -1,0 +1,53 @@
+"""What a program may do, by the node's role. Pure: one table, no other decision elsewhere.
+
+The replicator itself (its threads, by pid) is never asked.
+
+    change     create, unlink or rename a database or its side files; write or truncate them
+    shm        write or truncate a -shm: allowed everywhere, readers mark their snapshots there
+    open       open what belongs to a database: on a node that may not write it waits for the role locks
+    other      files that belong to no database: local to the node, writable everywhere
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from sqlitecluster.mount.layout import Kind
+from sqlitecluster.shared import ROLE_NONE, ROLE_PRIMARY
+
+ALLOWED: Final = 0
+_WRITING: Final = os.O_WRONLY | os.O_RDWR
+
+
+def is_writing(flags: int) -> bool:
+    """Whether open flags ask for write access."""
+    return bool(flags & _WRITING)
+
+
+def change(role: int, kind: Kind) -> int:
+    """0, or the errno for a program that changes a file of this kind."""
+    if role == ROLE_PRIMARY or kind in (Kind.FILE, Kind.DIRECTORY, Kind.SHM, Kind.VIRTUAL):
+        return ALLOWED
+    return errno.EROFS
+
+
+def opening(role: int, kind: Kind, flags: int, *, read_only: bool) -> int:
+    """0, or the errno for a program that opens a file of this kind.
+
+    Args:
+        read_only: ``replicaWrites: ReadOnly``, so that SQLite falls back to a read-only connection.
+    """
+    if kind is Kind.VIRTUAL:
+        return errno.EACCES if is_writing(flags) else ALLOWED
+    if kind is Kind.DATABASE and read_only and is_writing(flags) and role not in (ROLE_PRIMARY, ROLE_NONE):
+        return errno.EACCES
+    return ALLOWED
+
+
+def may_open_now(role: int, *, locked: bool, frozen: bool) -> bool:
+    """Whether an open of a database file need not wait."""
+    if frozen or role == ROLE_NONE:
+        return False
+    return locked or role == ROLE_PRIMARY

@@ -1,0 +1,247 @@
+"""The files of a database: bytes pass through, and what they mean is noted for the replicator.
+
+Rules:
+    1. On a node that may not write, a program's write is refused here, whatever locks it got.
+    2. What would destroy frames that are not captured waits, with a deadline (``settled``).
+    3. Dirty ranges are marked before the write; a commit is spooled before the journal goes.
+    4. A request may come twice (after a take-over): the same bytes again change nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from sqlitecluster.mount.context import Context
+from sqlitecluster.mount.files import File
+from sqlitecluster.mount.layout import Kind
+from sqlitecluster.mount.parking import Park
+from sqlitecluster.mount.waltrack import HEADER_BYTES, Seen, WalTracker
+from sqlitecluster.shared import ROLE_NONE, ROLE_PRIMARY, NodeWord, Word
+
+if TYPE_CHECKING:
+    from sqlitecluster.mount.database import Database
+
+_DB_HEADER_BYTES: Final = 100
+_JOURNAL_MAGIC_BYTES: Final = 8
+
+
+class TrackedFile(File):
+    """A file that belongs to a database."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Database, kind: Kind, ino: int, path: str) -> None:
+        suffix = "" if kind is Kind.DATABASE else f"-{kind.value}"
+        super().__init__(owner.context, kind, owner.name + suffix, ino, path)
+        self.owner = owner
+        self.database = owner
+
+
+class DatabaseFile(TrackedFile):
+    """The database itself: checkpoints pass, everything else is marked dirty."""
+
+    __slots__ = ("_size",)
+
+    def __init__(self, owner: Database, kind: Kind, ino: int, path: str) -> None:
+        super().__init__(owner, kind, ino, path)
+        self._size = -1
+
+    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+        """Mark, then write."""
+        owner, end = self.owner, offset + len(data)
+        fd = self.descriptor()
+        if self._size < 0:
+            self._size = os.fstat(fd).st_size
+        if not privileged and not self.unlinked:
+            self.context.require_primary()
+            if end > self._size:  # in place needs no room: a rollback must work on a full disk
+                self.context.space.take(len(data))
+            if offset == 0:
+                owner.check_content(data)
+            owner.mark(offset, len(data))
+        done = os.pwrite(fd, data, offset)
+        self._size = max(self._size, offset + done)
+        if offset < _DB_HEADER_BYTES and not self.unlinked:
+            owner.note_header()
+        return done
+
+    def truncate(self, size: int, *, privileged: bool) -> bool | None:
+        """Mark, then set the size."""
+        fd = self.descriptor()
+        before = os.fstat(fd).st_size
+        if not privileged and not self.unlinked and size != before:
+            self.context.require_primary()
+            self.owner.mark_size(before, size)
+        os.ftruncate(fd, size)
+        self._size = size
+        if size < _DB_HEADER_BYTES and not self.unlinked:
+            self.owner.note_header()
+        return True
+
+    def opened(self, *, writing: bool, privileged: bool) -> None:
+        """Count writers."""
+        super().opened(writing=writing, privileged=privileged)
+        if writing and not privileged:
+            self.owner.words[Word.WRITERS] += 1
+
+    def released(self, *, writing: bool, privileged: bool) -> None:
+        """When the last writer is gone, raw writes are finished."""
+        super().released(writing=writing, privileged=privileged)
+        words = self.owner.words
+        if writing and not privileged and words[Word.WRITERS]:
+            words[Word.WRITERS] -= 1
+            if not words[Word.WRITERS] and words[Word.DIRTY_RAW] and not self.unlinked:
+                self.owner.spool_raw()
+
+
+class JournalFile(TrackedFile):
+    """A rollback journal: its end is the commit."""
+
+    __slots__ = ()
+
+    direct_io = True  # nobody reads it but a recovery
+
+    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+        """Zeros over the header commit (PERSIST); anything else there begins a transaction."""
+        fd = self.descriptor()
+        if not privileged and not self.unlinked:
+            self.context.require_primary()
+            if offset == 0 and len(data) >= _JOURNAL_MAGIC_BYTES:
+                if any(data[:_JOURNAL_MAGIC_BYTES]):
+                    self.owner.journal_active = True
+                else:
+                    self.owner.commit_journal()
+            self.context.space.take(len(data))
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, size: int, *, privileged: bool) -> bool | None:
+        """To nothing: a commit (TRUNCATE)."""
+        if not privileged and not self.unlinked:
+            self.context.require_primary()
+            if size < _JOURNAL_MAGIC_BYTES:
+                self.owner.commit_journal()
+        os.ftruncate(self.descriptor(), size)
+        return True
+
+    def sync(self, *, data_only: bool) -> None:
+        """Also make its name durable: SQLite's own sync of the directory does not reach us."""
+        super().sync(data_only=data_only)
+        if not self.owner.journal_named:
+            self.owner.journal_named = True
+            folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def is_hot(self) -> bool:
+        """Whether it has a header that is not zero."""
+        return any(os.pread(self.descriptor(), _JOURNAL_MAGIC_BYTES, 0))
+
+
+class WalFile(TrackedFile):
+    """A write-ahead log: the log is the truth, so nothing in it goes before it is captured."""
+
+    __slots__ = ("role", "tracker")
+
+    direct_io = True
+
+    def __init__(self, owner: Database, kind: Kind, ino: int, path: str) -> None:
+        super().__init__(owner, kind, ino, path)
+        self.tracker = WalTracker(lambda offset, size: os.pread(self.descriptor(), size, offset))
+        self.role = int(self.context.state.node[NodeWord.ROLE])  # under which the tracker was last true
+
+    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+        """Write and follow the frames."""
+        tracker = self.tracker
+        if self.unlinked:
+            return os.pwrite(self.descriptor(), data, offset)
+        if not privileged:
+            context = self.context
+            context.require_primary()
+            context.space.take(len(data))
+        if self.context.state.node[NodeWord.ROLE] != self.role:
+            self._role_changed()
+        if offset < tracker.size or offset < HEADER_BYTES:
+            if offset < HEADER_BYTES:
+                return self._write_header(offset, data, privileged=privileged)
+            if tracker.rewinds(offset, data):
+                tracker.rewind(offset)
+                self._publish()
+        done = os.pwrite(self.fd if self.fd >= 0 else self.descriptor(), data, offset)
+        seen = tracker.feed(offset, data if done == len(data) else data[:done])
+        if seen:
+            words = self.owner.words
+            words[Word.WAL_SIZE] = tracker.size
+            if seen is Seen.COMMIT:
+                words[Word.WAL_END] = tracker.end
+                words[Word.EVENT_SEQ] += 1
+                self.context.replicator.ring()
+        return done
+
+    def truncate(self, size: int, *, privileged: bool) -> bool | None:
+        """Cut; below the last commit only when that is captured."""
+        if self.unlinked:
+            os.ftruncate(self.descriptor(), size)
+            return True
+        if not privileged:
+            self.context.require_primary()
+            if size < self.owner.words[Word.WAL_END] and not self.owner.is_captured():
+                return None
+        os.ftruncate(self.descriptor(), size)
+        self.tracker.cut(size)
+        if size < HEADER_BYTES:
+            self.owner.next_generation(has_wal=False)
+        self._publish()
+        return True
+
+    async def settled(self) -> None:
+        """Until the replicator has every commit of this generation.
+
+        Raises:
+            OSError: EIO at the deadline: the frames stay as they are.
+        """
+        self.owner.touch()
+        deadline = time.monotonic() + self.context.config.park_s
+        if not await Park(self.owner.is_captured, deadline):
+            raise OSError(errno.EIO, "the log was not captured in time")
+
+    def reload(self) -> None:
+        """Take the state from the file: at start, or when this node's role has changed."""
+        self.tracker.load(self.stat().st_size)
+        self.owner.next_generation(has_wal=self.tracker.size >= HEADER_BYTES)
+        self._publish()
+
+    def resume(self) -> None:
+        """A successor goes on from the words."""
+        words = self.owner.words
+        self.tracker.resume(words[Word.WAL_SIZE], words[Word.WAL_END])
+
+    def _write_header(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+        fd = self.descriptor()
+        if os.pread(fd, len(data), offset) == data and self.tracker.size >= HEADER_BYTES:
+            return len(data)  # a resent request, or the same header again
+        if not privileged and self.owner.words[Word.WAL_END] and not self.owner.is_captured():
+            return None
+        self.owner.next_generation(has_wal=True)
+        done = os.pwrite(fd, data, offset)
+        self.tracker.restart(os.pread(fd, HEADER_BYTES, 0))
+        if offset + done > HEADER_BYTES:
+            self.tracker.feed(HEADER_BYTES, data[HEADER_BYTES - offset : done])
+        self._publish()
+        return done
+
+    def _publish(self) -> None:
+        words = self.owner.words
+        words[Word.WAL_END] = self.tracker.end
+        words[Word.WAL_SIZE] = self.tracker.size
+        self.owner.touch()
+
+    def _role_changed(self) -> None:
+        """A replica's log is appended to by the replicator, past us."""
+        before, self.role = self.role, int(self.context.state.node[NodeWord.ROLE])
+        if before != ROLE_NONE and self.role == ROLE_PRIMARY:
+            self.reload()
