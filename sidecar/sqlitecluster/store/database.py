@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.errors import CorruptLTX, FormatError, LimitError, PositionMismatch
 from sqlitecluster.ltx import Header
-from sqlitecluster.replication.position import ZERO, Position
+from sqlitecluster.replication.position import Position
 from sqlitecluster.store import chain, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
 from sqlitecluster.store.ltxdir import LTXDirectory, LTXFileInfo
-from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateFile, StateWord
+from sqlitecluster.store.marks import Marks, WalMark
+from sqlitecluster.store.state import StateFile, StateWord
 from sqlitecluster.store.tail import Entry, Tail
 from sqlitecluster.units import encode_name
 
@@ -36,18 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+__all__ = ["DatabaseStore", "StoredLTX", "WalMark"]
+
 LARGE_BLOB: Final = 4 << 20  # bytes; larger ones become an LTX file at once instead of passing through the log
-
-
-@dataclass(frozen=True, slots=True)
-class WalMark:
-    """Where capture continues in a WAL."""
-
-    salt1: int
-    salt2: int
-    end: int
-    """Bytes of the WAL that are captured; 0 when there is no captured WAL."""
-    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +55,7 @@ class StoredLTX:
     """Set when it is a file; large ones are better read in parts."""
 
 
-class DatabaseStore:
+class DatabaseStore(Marks):
     """Positions, transactions and page checksums of one database."""
 
     def __init__(self, node: NodeStore, name: str) -> None:
@@ -74,43 +66,13 @@ class DatabaseStore:
         if not self.dir.is_dir():
             self.dir.mkdir(parents=True, exist_ok=True)
             node.disk.fsync_dir(self.dir.parent)
-        self.state = StateFile(self.dir / "state", node.disk)
-        self._words = self.state.words
+        super().__init__(StateFile(self.dir / "state", node.disk))
         self.files = LTXDirectory(self.dir / "ltx", node.disk)
         self.tail = Tail(node.ring)
         self._checksums: ChecksumArray | None = None
         self._open_lock = threading.Lock()
-        self.position: Position = ZERO
-        """The newest transaction; a new object with each one."""
         self._pins: dict[str, int] = {}
         chain.load(self, node)
-
-    # -- where it stands ------------------------------------------------------------
-
-    @property
-    def page_size(self) -> int:
-        """Bytes; 0 before the first transaction."""
-        return int(self._words[StateWord.PAGE_SIZE])
-
-    @property
-    def commit(self) -> int:
-        """Pages at ``position``; 0 when dropped or new."""
-        return int(self._words[StateWord.COMMIT])
-
-    @property
-    def timestamp_ms(self) -> int:
-        """Wall clock of the newest transaction, given by the primary."""
-        return int(self._words[StateWord.TIMESTAMP_MS])
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the newest transaction."""
-        return int(self._words[StateWord.EPOCH])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Note the epoch that transactions belong to from now on."""
-        self.state.touch()
-        self._words[StateWord.EPOCH] = epoch
 
     @property
     def checksums(self) -> ChecksumArray:
@@ -177,15 +139,6 @@ class DatabaseStore:
             raise PositionMismatch(at, f"{header.min_txid - 1:016x}")
         if header.min_txid == following and following != 1 and header.pre_apply != at.checksum:
             raise PositionMismatch(at, Position(header.min_txid - 1, header.pre_apply))
-
-    @property
-    def after_power_cut(self) -> bool:
-        """Whether the machine went down without an orderly stop, and recovery is not finished."""
-        return bool(self._words[StateWord.POWER_CUT])
-
-    def recovered(self) -> None:
-        """Say that recovery is finished."""
-        self._words[StateWord.POWER_CUT] = 0
 
     def sync(self) -> None:
         """Make every appended transaction durable now."""
@@ -344,86 +297,6 @@ class DatabaseStore:
     def pinned(self) -> int | None:
         """The lowest pinned TXID."""
         return min(self._pins.values(), default=None)
-
-    # -- words of the two sides ------------------------------------------------------------
-
-    @property
-    def wal_mark(self) -> WalMark | None:
-        """Where capture continues; None when unknown (no WAL captured, or killed while storing it)."""
-        words = self._words
-        if words[StateWord.WAL_SEQ] % 2 or not words[StateWord.WAL_END]:
-            return None
-        return WalMark(
-            int(words[StateWord.WAL_SALT1]),
-            int(words[StateWord.WAL_SALT2]),
-            int(words[StateWord.WAL_END]),
-            int(words[StateWord.WAL_GEN]),
-        )
-
-    def set_wal_mark(self, salt1: int, salt2: int, end_offset: int, gen: int) -> None:
-        """Note how far a WAL is captured [capture]; ``end_offset`` 0 means no WAL."""
-        words = self._words
-        if words[StateWord.CLEAN]:
-            self.state.touch()
-        seq = words[StateWord.WAL_SEQ] | 1
-        words[StateWord.WAL_SEQ] = seq
-        words[StateWord.WAL_SALT1], words[StateWord.WAL_SALT2] = salt1, salt2
-        words[StateWord.WAL_END], words[StateWord.WAL_GEN] = end_offset, gen
-        words[StateWord.OWNER] = OWNER_PROGRAMS
-        words[StateWord.WAL_OWNER] = 0
-        words[StateWord.WAL_SEQ] = seq + 1
-
-    @property
-    def wal_owner(self) -> int:
-        """1: the WAL was written by the sidecar of a replica."""
-        return int(self._words[StateWord.WAL_OWNER])
-
-    def set_wal_owner(self, owner: int) -> None:
-        """Say who writes the WAL; a replica sets 1 before its first frame."""
-        self.state.touch()
-        self._words[StateWord.WAL_OWNER] = owner
-        self._words[StateWord.OWNER] = OWNER_SIDECAR if owner else OWNER_PROGRAMS
-
-    @property
-    def owner(self) -> int:
-        """OWNER_*: who changed the image last."""
-        return int(self._words[StateWord.OWNER])
-
-    @property
-    def applied(self) -> int:
-        """Replica: the transaction that readers see."""
-        return int(self._words[StateWord.APPLIED])
-
-    def set_applied(self, txid: int, checksum: int | None = None) -> None:
-        """Replica: note that the image shows ``txid`` (default checksum: of the position, if it is that)."""
-        words = self._words
-        if words[StateWord.CLEAN]:
-            self.state.touch()
-        if checksum is None:
-            checksum = self.position.checksum if txid == self.position.txid else 0
-        words[StateWord.APPLIED_CHECKSUM] = checksum
-        words[StateWord.APPLIED] = txid
-        words[StateWord.OWNER] = OWNER_SIDECAR
-
-    @property
-    def durable(self) -> int:
-        """Replica: the transaction up to which the database file was fsynced."""
-        return int(self._words[StateWord.DURABLE])
-
-    def set_durable(self, txid: int) -> None:
-        """Replica: note a checkpoint that was fsynced."""
-        self.state.touch()
-        self._words[StateWord.DURABLE] = txid
-
-    @property
-    def needs_compare(self) -> bool:
-        """Whether the image must be compared with the page checksums before it is trusted."""
-        return bool(self._words[StateWord.NEEDS_COMPARE])
-
-    def set_needs_compare(self, wanted: bool) -> None:
-        """Ask for the comparison, or say that it was done."""
-        self.state.touch()
-        self._words[StateWord.NEEDS_COMPARE] = int(wanted)
 
     def flush(self) -> None:
         """Make state words and page checksums durable as they are [housekeeper]."""

@@ -1,0 +1,149 @@
+"""What the store remembers of one database beside its chain: words of ``state``, with names.
+
+The base of ``database.DatabaseStore``. Capture writes the WAL mark, apply the words of a
+replica, recovery and verification the rest.
+
+Rules:
+    1. Words that belong together are guarded by a sequence word (the WAL mark).
+    2. ``position`` is one immutable value, replaced whole; any thread may read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlitecluster.replication.position import ZERO, Position
+from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateFile, StateWord
+
+
+@dataclass(frozen=True, slots=True)
+class WalMark:
+    """Where capture continues in a WAL."""
+
+    salt1: int
+    salt2: int
+    end: int
+    """Bytes of the WAL that are captured; 0 when there is no captured WAL."""
+    generation: int
+
+
+class Marks:
+    """The state words of one database."""
+
+    def __init__(self, state: StateFile) -> None:
+        self.state = state
+        self._words = state.words
+        self.position: Position = ZERO
+        """The newest transaction; a new object with each one."""
+
+    @property
+    def page_size(self) -> int:
+        """Bytes; 0 before the first transaction."""
+        return int(self._words[StateWord.PAGE_SIZE])
+
+    @property
+    def commit(self) -> int:
+        """Pages at ``position``; 0 when dropped or new."""
+        return int(self._words[StateWord.COMMIT])
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Wall clock of the newest transaction, given by the primary."""
+        return int(self._words[StateWord.TIMESTAMP_MS])
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the newest transaction."""
+        return int(self._words[StateWord.EPOCH])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Note the epoch that transactions belong to from now on."""
+        self.state.touch()
+        self._words[StateWord.EPOCH] = epoch
+
+    @property
+    def after_power_cut(self) -> bool:
+        """Whether the machine went down without an orderly stop, and recovery is not finished."""
+        return bool(self._words[StateWord.POWER_CUT])
+
+    def recovered(self) -> None:
+        """Say that recovery is finished."""
+        self._words[StateWord.POWER_CUT] = 0
+
+    @property
+    def wal_mark(self) -> WalMark | None:
+        """Where capture continues; None when unknown (no WAL captured, or killed while storing it)."""
+        words = self._words
+        if words[StateWord.WAL_SEQ] % 2 or not words[StateWord.WAL_END]:
+            return None
+        return WalMark(
+            int(words[StateWord.WAL_SALT1]),
+            int(words[StateWord.WAL_SALT2]),
+            int(words[StateWord.WAL_END]),
+            int(words[StateWord.WAL_GEN]),
+        )
+
+    def set_wal_mark(self, salt1: int, salt2: int, end_offset: int, gen: int) -> None:
+        """Note how far a WAL is captured [capture]; ``end_offset`` 0 means no WAL."""
+        words = self._words
+        if words[StateWord.CLEAN]:
+            self.state.touch()
+        seq = words[StateWord.WAL_SEQ] | 1
+        words[StateWord.WAL_SEQ] = seq
+        words[StateWord.WAL_SALT1], words[StateWord.WAL_SALT2] = salt1, salt2
+        words[StateWord.WAL_END], words[StateWord.WAL_GEN] = end_offset, gen
+        words[StateWord.OWNER] = OWNER_PROGRAMS
+        words[StateWord.WAL_OWNER] = 0
+        words[StateWord.WAL_SEQ] = seq + 1
+
+    @property
+    def wal_owner(self) -> int:
+        """1: the WAL was written by the sidecar of a replica."""
+        return int(self._words[StateWord.WAL_OWNER])
+
+    def set_wal_owner(self, owner: int) -> None:
+        """Say who writes the WAL; a replica sets 1 before its first frame."""
+        self.state.touch()
+        self._words[StateWord.WAL_OWNER] = owner
+        self._words[StateWord.OWNER] = OWNER_SIDECAR if owner else OWNER_PROGRAMS
+
+    @property
+    def owner(self) -> int:
+        """OWNER_*: who changed the image last."""
+        return int(self._words[StateWord.OWNER])
+
+    @property
+    def applied(self) -> int:
+        """Replica: the transaction that readers see."""
+        return int(self._words[StateWord.APPLIED])
+
+    def set_applied(self, txid: int, checksum: int | None = None) -> None:
+        """Replica: note that the image shows ``txid`` (default checksum: of the position, if it is that)."""
+        words = self._words
+        if words[StateWord.CLEAN]:
+            self.state.touch()
+        if checksum is None:
+            checksum = self.position.checksum if txid == self.position.txid else 0
+        words[StateWord.APPLIED_CHECKSUM] = checksum
+        words[StateWord.APPLIED] = txid
+        words[StateWord.OWNER] = OWNER_SIDECAR
+
+    @property
+    def durable(self) -> int:
+        """Replica: the transaction up to which the database file was fsynced."""
+        return int(self._words[StateWord.DURABLE])
+
+    def set_durable(self, txid: int) -> None:
+        """Replica: note a checkpoint that was fsynced."""
+        self.state.touch()
+        self._words[StateWord.DURABLE] = txid
+
+    @property
+    def needs_compare(self) -> bool:
+        """Whether the image must be compared with the page checksums before it is trusted."""
+        return bool(self._words[StateWord.NEEDS_COMPARE])
+
+    def set_needs_compare(self, wanted: bool) -> None:
+        """Ask for the comparison, or say that it was done."""
+        self.state.touch()
+        self._words[StateWord.NEEDS_COMPARE] = int(wanted)
