@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -151,6 +152,13 @@ class Replica:
         self.state.add_slot(name)
         return DbPaths.plain(self.mount / name)
 
+    def folded(self, name: str = "x.db") -> bytes:
+        """The file after a last close by a program has written the log back."""
+        sql = sqlite3.connect(self.path(name))
+        sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        sql.close()
+        return self.path(name).read_bytes()
+
     def path(self, name: str = "x.db") -> Path:
         return self.mount / name
 
@@ -169,3 +177,15 @@ def position_of(ltx: bytes) -> Position:
     """Where a database is after an LTX file."""
     file = decode(ltx)
     return Position(file.header.max_txid, file.trailer.post_apply)
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        AssertionError: it never did.
+    """
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "the condition never held"
+        time.sleep(0.005)

@@ -31,7 +31,7 @@ from sqlitecluster.replicator import locks, walfile
 from sqlitecluster.replicator.shm import MARKS, NOT_USED, WalIndex
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
 from sqlitecluster.replicator.walsession import WalSession
-from sqlitecluster.replicator.walwriter import WalWriter
+from sqlitecluster.replicator.walwriter import WalWriter, write_buffers
 
 _RUN_PAGES: Final = 256  # pages written by one call; below IOV_MAX
 _RUN_BYTES: Final = 1 << 20
@@ -98,19 +98,19 @@ class Backfill:
         page_size = session.page_size
         frame_size = FRAME_HEADER_SIZE + page_size
         most = max(1, min(_RUN_PAGES, _RUN_BYTES // page_size))
-        waiting: list[bytes] = []
+        waiting: list[bytes | memoryview] = []
         start = 0
         offsets = (HEADER_SIZE + (frames - 1) * frame_size + FRAME_HEADER_SIZE).tolist()
         for pgno, offset in zip(pages.tolist(), offsets, strict=True):
             if waiting and (pgno != start + len(waiting) or len(waiting) == most):
-                _write_run(session.db_fd, waiting, (start - 1) * page_size)
+                write_buffers(session.db_fd, waiting, (start - 1) * page_size)
                 waiting = []
             if not waiting:
                 start = pgno
                 failpoints.hit("checkpoint.page")
             waiting.append(os.pread(session.wal_fd, page_size, offset))
         if waiting:
-            _write_run(session.db_fd, waiting, (start - 1) * page_size)
+            write_buffers(session.db_fd, waiting, (start - 1) * page_size)
 
     def _cut(self, pages: int) -> None:
         """Give the database file its exact length."""
@@ -168,14 +168,3 @@ def sync_first(sync_log: Callable[[], None], session: WalSession) -> int:
     sync_log()
     os.fdatasync(session.wal_fd)
     return Backfill(session).run(sync=True)
-
-
-def _write_run(fd: int, pages: list[bytes], at: int) -> None:
-    want = sum(map(len, pages))
-    done = os.pwritev(fd, pages, at)
-    if done < want:
-        rest = memoryview(b"".join(pages))[done:]
-        while rest:
-            at += done
-            done = os.pwrite(fd, rest, at)
-            rest = rest[done:]

@@ -34,6 +34,7 @@ from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE, Page
 from sqlitecluster.replicator.walsession import WalSession
+from sqlitecluster.replicator.walwriter import write_buffers
 from sqlitecluster.replicator.work import Install
 from sqlitecluster.store.checksums import ChecksumArray
 from sqlitecluster.units import lock_page
@@ -75,7 +76,7 @@ class Image:
         _sync_folder(folder)
         return cls(folder / name, work.page_size, work.pages, at, work.timestamp_ms)
 
-    def batches(self) -> Iterator[tuple[int, bytes]]:
+    def batches(self) -> Iterator[tuple[int, bytes | bytearray]]:
         """(first page number, bytes of whole pages), in order."""
         step = max(1, _BATCH // self.page_size)
         with open(self.path, "rb") as file:
@@ -132,9 +133,9 @@ def create(image: Image, paths: DbPaths) -> None:
             if first == 1:
                 first_page, data = data[: image.page_size], data[image.page_size :]
                 first = 2
-            _write_all(fd, data, (first - 1) * image.page_size)
+            write_buffers(fd, [data], (first - 1) * image.page_size)
             failpoints.hit("install.copying")
-        _write_all(fd, first_page, 0)
+        write_buffers(fd, [first_page], 0)
         os.ftruncate(fd, image.pages * image.page_size)
         os.fsync(fd)
     finally:
@@ -180,11 +181,18 @@ class ContentReader:
         self._session = session
         header = session.index.read()
         assert header is not None
+        self.page_size = session.page_size
         size = os.fstat(session.db_fd).st_size // session.page_size
         self.pages = header.pages if header.mx_frame else size
         numbers = session.index.pgnos(header.mx_frame)
         self._frames: npt.NDArray[np.int64] = np.zeros(max(self.pages, int(numbers.max(initial=0))) + 1, np.int64)
         self._frames[numbers] = np.arange(1, len(numbers) + 1)  # the last, newest one stays
+
+    def batches(self) -> Iterator[tuple[int, bytes | bytearray]]:
+        """(first page number, bytes of whole pages), in order."""
+        step = max(1, _BATCH // self.page_size)
+        for first in range(1, self.pages + 1, step):
+            yield first, self.read(first, min(step, self.pages + 1 - first))
 
     def read(self, first: int, count: int) -> bytearray:
         """``count`` pages from ``first`` on; zeros beyond the end."""
@@ -207,22 +215,16 @@ def remove(paths: DbPaths) -> None:
             os.unlink(path)
 
 
-def store_checksums(image: Image, checksums: ChecksumArray) -> int:
-    """Replace every page checksum by the image's; returns the database checksum."""
-    checksums.reset(image.page_size)
-    for first, data in image.batches():
-        count = len(data) // image.page_size
-        checksums.set_many(range(first, first + count), image_checksums(first, data, image.page_size))
-    checksums.truncate(image.pages)
-    checksums.mark(image.position.txid)
+def store_checksums(source: Image | ContentReader, checksums: ChecksumArray, position: Position) -> int:
+    """Replace every page checksum by those of these pages; returns the database checksum."""
+    size = source.page_size
+    checksums.reset(size)
+    for first, data in source.batches():
+        count = len(data) // size
+        checksums.set_many(range(first, first + count), image_checksums(first, data, size))
+    checksums.truncate(source.pages)
+    checksums.mark(position.txid)
     return checksums.rolling
-
-
-def _write_all(fd: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
 
 
 def _sync_folder(folder: Path) -> None:

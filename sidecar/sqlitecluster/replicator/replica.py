@@ -259,9 +259,12 @@ class ReplicaDb:
             StoreError: the log no longer has it.
         """
         store = self.store
-        self._complete_checksums()
-        if store.applied >= store.position.txid:
-            return
+        if store.applied < store.position.txid:
+            self._apply_again()
+        self._compare()
+
+    def _apply_again(self) -> None:
+        store = self.store
         blobs = store.since(store.applied)
         if blobs is None:
             raise StoreError(f"transactions after {store.applied:016x} are not stored any more")
@@ -270,21 +273,16 @@ class ReplicaDb:
             if file.header.max_txid > store.applied:
                 self._show(file)
 
-    def _complete_checksums(self) -> None:
-        """Store page checksums again that a kill left out, and prove the total."""
-        store, sums = self.store, self.store.checksums
-        if sums.txid == store.position.txid or store.position.is_zero:
+    def _compare(self) -> None:
+        """The page checksums were lost: make them from the image, if it is what the position says."""
+        store, session = self.store, self.session
+        if not store.needs_compare or session is None:
             return
-        for blob in store.since(sums.txid) or ():
-            file = decode(blob, verify=False)
-            if sums.page_size != file.header.page_size:
-                sums.reset(file.header.page_size)
-            numbers = [pgno for pgno, _page in file.pages]
-            sums.truncate(file.header.commit)
-            sums.set_many(numbers, page_checksums(numbers, [page for _pgno, page in file.pages]))
-        if sums.recount() != store.position.checksum:
-            raise Diverged(f"page checksums add up to {sums.rolling:016x}, the position is {store.position}")
-        sums.mark(store.position.txid)
+        log.info("%s: comparing the image with position %s", self.name, store.position)
+        checksum = install.store_checksums(install.ContentReader(session), store.checksums, store.position)
+        if checksum != store.position.checksum:
+            raise Diverged(f"the image adds up to {checksum:016x}, the position is {store.position}")
+        store.set_needs_compare(False)
 
     # whole images
 
@@ -318,12 +316,13 @@ class ReplicaDb:
 
     def _note_installed(self, image: install.Image, logged: bool) -> None:
         store = self.store
-        checksum = install.store_checksums(image, store.checksums)
+        checksum = install.store_checksums(image, store.checksums, image.position)
         if checksum != image.position.checksum:
             raise Diverged(f"the image adds up to {checksum:016x}, it should be at {image.position}")
         if not logged and store.position != image.position:
             store.reset(image.position, page_size=image.page_size, commit=image.pages, timestamp_ms=image.timestamp_ms)
         store.set_applied(image.position.txid, image.position.checksum)
+        store.set_needs_compare(False)
         failpoints.hit("install.noted")
         image.discard()
 

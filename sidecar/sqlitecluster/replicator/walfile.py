@@ -32,6 +32,8 @@ _HEADER: Final = struct.Struct(">IIII8s")
 _PAIR: Final = struct.Struct(">II")
 _FRAME: Final = struct.Struct(">II8sII")
 _MASK: Final = 0xFFFF_FFFF
+_LITTLE: Final = np.dtype("<u4")
+_BIG: Final = np.dtype(">u4")
 
 Page = tuple[int, bytes | memoryview]
 
@@ -108,24 +110,31 @@ def checksum(raw: bytes, big_endian: bool, seed: tuple[int, int] = (0, 0)) -> tu
 
 def build_frames(
     pages: Sequence[Page], page_size: int, commit: int, salt: bytes, seed: tuple[int, int], big_endian: bool
-) -> tuple[bytearray, tuple[int, int]]:
+) -> tuple[list[bytes | memoryview], tuple[int, int]]:
     """Frames for ``pages``, the last one with the commit size ``commit`` (0: not yet a commit).
 
-    Returns the bytes and the checksum that the next frame continues from.
+    Returns buffers to be written one behind the other, and the checksum that the next
+    frame continues from.
     """
-    size = FRAME_HEADER_SIZE + page_size
-    out = bytearray(len(pages) * size)
-    at = FRAME_HEADER_SIZE
-    for _pgno, page in pages:
-        out[at : at + page_size] = page
-        at += size
-    firsts, seconds, coefficients = _page_sums(out, page_size, big_endian)
-    heads = [(pgno, 0) for pgno, _page in pages]
-    heads[-1] = (heads[-1][0], commit)
-    sums = _chain(heads, firsts, seconds, coefficients, seed, big_endian)
-    for index, ((pgno, size_after), (s0, s1)) in enumerate(zip(heads, sums, strict=True)):
-        _FRAME.pack_into(out, index * size, pgno, size_after, salt, s0, s1)
-    return out, sums[-1]
+    coefficients = _coefficients(page_size)
+    by_first, by_second = coefficients.first, coefficients.second
+    a, b, c, d = coefficients.matrix
+    dtype = _BIG if big_endian else _LITTLE
+    s0, s1 = seed
+    last = len(pages) - 1
+    out: list[bytes | memoryview] = []
+    for index, (pgno, page) in enumerate(pages):
+        size_after = commit if index == last else 0
+        words = np.frombuffer(page, dtype)
+        s0 += s1 + (pgno if big_endian else _swap(pgno))
+        s1 += s0 + (size_after if big_endian else _swap(size_after))
+        s0, s1 = (
+            (a * s0 + b * s1 + int(words.dot(by_first))) & _MASK,
+            (c * s0 + d * s1 + int(words.dot(by_second))) & _MASK,
+        )
+        out.append(_FRAME.pack(pgno, size_after, salt, s0, s1))
+        out.append(page)
+    return out, (s0, s1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,41 +161,26 @@ def scan_frames(raw: bytes, header: WalHeader, seed: tuple[int, int]) -> Scanned
         stored.append((s0, s1))
     if not heads:
         return Scanned([], [], [])
-    firsts, seconds, coefficients = _page_sums(raw[: len(heads) * size], header.page_size, header.big_endian)
-    sums = _chain(heads, firsts, seconds, coefficients, seed, header.big_endian)
+    sums = _running_sums(raw[: len(heads) * size], heads, header, seed)
     good = next((i for i, pair in enumerate(sums) if pair != stored[i]), len(sums))
     return Scanned([h[0] for h in heads[:good]], [h[1] for h in heads[:good]], sums[:good])
 
 
-def _page_sums(
-    raw: bytes | bytearray, page_size: int, big_endian: bool
-) -> tuple[list[int], list[int], tuple[int, int, int, int]]:
-    """What each page adds to the two sums, for frames laid end to end."""
-    coefficients = _coefficients(page_size)
-    words = np.frombuffer(raw, dtype=">u4" if big_endian else "<u4").reshape(
-        -1, FRAME_HEADER_SIZE // 4 + page_size // 4
-    )
-    pages = words[:, FRAME_HEADER_SIZE // 4 :]
-    firsts = (pages @ coefficients.first).astype(np.uint32, copy=False)
-    seconds = (pages @ coefficients.second).astype(np.uint32, copy=False)
-    return firsts.tolist(), seconds.tolist(), coefficients.matrix
-
-
-def _chain(
-    heads: Sequence[tuple[int, int]],
-    firsts: Sequence[int],
-    seconds: Sequence[int],
-    matrix: tuple[int, int, int, int],
-    seed: tuple[int, int],
-    big_endian: bool,
+def _running_sums(
+    raw: bytes, heads: Sequence[tuple[int, int]], header: WalHeader, seed: tuple[int, int]
 ) -> list[tuple[int, int]]:
+    """The running checksum after each frame of ``raw``, whatever the frames themselves say."""
+    coefficients = _coefficients(header.page_size)
+    a, b, c, d = coefficients.matrix
+    words = np.frombuffer(raw, _BIG if header.big_endian else _LITTLE)
+    pages = words.reshape(len(heads), -1)[:, FRAME_HEADER_SIZE // 4 :]
+    firsts, seconds = (pages @ coefficients.first).tolist(), (pages @ coefficients.second).tolist()
     s0, s1 = seed
-    a, b, c, d = matrix
     sums = []
     for (pgno, commit), first, second in zip(heads, firsts, seconds, strict=True):
-        x, y = (pgno, commit) if big_endian else (_swap(pgno), _swap(commit))
-        s0 = s0 + x + s1
-        s1 = s1 + y + s0
+        x, y = (pgno, commit) if header.big_endian else (_swap(pgno), _swap(commit))
+        s0 += x + s1
+        s1 += y + s0
         s0, s1 = (a * s0 + b * s1 + first) & _MASK, (c * s0 + d * s1 + second) & _MASK
         sums.append((s0, s1))
     return sums

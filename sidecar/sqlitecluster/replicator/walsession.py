@@ -137,9 +137,9 @@ class WalSession:
             locks.wait_lock(self.db_fd, fcntl.F_WRLCK, locks.RESERVED, deadline, "RESERVED on the database")
         locks.lock_shared(self.db_fd, deadline)
         self.page_size, mode = _read_header(self.db_fd, paths.database)
+        if not self.role and mode != _WAL_MODE and not _has_content(paths.wal):
+            raise NotInWalError(f"{paths.database.name} is in a rollback journal mode")
         self._open_wal()
-        if not self.role and mode != _WAL_MODE and os.fstat(self.wal_fd).st_size == 0:
-            raise NotInWalError(f"{self.paths.database.name} is in a rollback journal mode")
         if self.shm_fd < 0:
             self.shm_fd = _open_beside(paths.shm, self.db_fd)
         if self.role:
@@ -270,6 +270,13 @@ def _read_header(fd: int, path: Path) -> tuple[int, int]:
     return (65536 if size == 1 else size), raw[19]
 
 
+def _has_content(path: Path) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _open_beside(path: Path, db_fd: int) -> int:
     """Open or create ``-wal`` or ``-shm`` with the owner and rights of the database."""
     flags = os.O_RDWR | os.O_CLOEXEC
@@ -286,10 +293,7 @@ def _open_beside(path: Path, db_fd: int) -> int:
 def _roll_back_hot_journal(paths: DbPaths) -> None:
     """Let SQLite itself finish what a dead writer left, before we take part."""
     journal = paths.database.with_name(paths.database.name + "-journal")
-    try:
-        if os.stat(journal).st_size == 0:
-            return
-    except FileNotFoundError:
+    if not _has_content(journal):
         return
     connection = sqlite3.connect(f"file:{paths.database}?mode=rw", uri=True)
     try:

@@ -31,6 +31,7 @@ from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE, Pag
 from sqlitecluster.replicator.walsession import WalSession
 
 BATCH_BYTES: Final = 1 << 20
+_MOST_BUFFERS: Final = 1024  # IOV_MAX
 
 
 class WalWriter:
@@ -86,7 +87,7 @@ class WalWriter:
         )
         at = HEADER_SIZE + self._next * (FRAME_HEADER_SIZE + session.page_size)
         failpoints.hit("apply.before-frames")
-        _write_all(session.wal_fd, frames, at)
+        write_buffers(session.wal_fd, frames, at)
         failpoints.hit("apply.after-frames")
         session.index.append(self._next + 1, [pgno for pgno, _page in pages])
         failpoints.hit("apply.after-index")
@@ -110,7 +111,7 @@ class WalWriter:
         before = walfile.WalHeader.parse(os.pread(session.wal_fd, HEADER_SIZE, 0))
         salt = old.salt if any(old.salt) else secrets.token_bytes(8)
         head = walfile.WalHeader.make(session.page_size, before.sequence + 1 if before else 0, salt)
-        _write_all(session.wal_fd, head.pack(), 0)
+        write_buffers(session.wal_fd, [head.pack()], 0)
         self.header = replace(old, salt=salt, big_endian=head.big_endian)
         self._sum = head.checksum
 
@@ -130,8 +131,13 @@ def append_as_writer(paths: DbPaths, batches: Iterable[Sequence[Page]], commit: 
         session.close()
 
 
-def _write_all(fd: int, data: bytes | bytearray, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
+def write_buffers(fd: int, buffers: Sequence[bytes | memoryview], at: int) -> None:
+    """Write buffers one behind the other from offset ``at`` on."""
+    for start in range(0, len(buffers), _MOST_BUFFERS):
+        some = buffers[start : start + _MOST_BUFFERS]
+        size = sum(map(len, some))
+        done = os.pwritev(fd, some, at)
+        while done < size:  # a signal, or the disk just had room again
+            rest = b"".join(some)[done:]
+            done += os.pwrite(fd, rest, at + done)
+        at += size
