@@ -28,7 +28,8 @@ from sqlitecluster.mount.handles import Handle
 from sqlitecluster.mount.layout import NODE_FILES, POSITION_SUFFIX, Kind, join
 from sqlitecluster.mount.names import Names, Owner
 from sqlitecluster.mount.naming import Naming
-from sqlitecluster.mount.parking import Job, Park
+from sqlitecluster.mount.parking import Park
+from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.mount.tree import Directory, Node, Tree, Virtual
 from sqlitecluster.shared import NodeWord, Word
 
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_INLINE_SYNC_NS: Final = 150_000  # a sync that took less last time is not worth two thread switches
 _MODE_BITS: Final = 0o7777
 _REPEAT_S: Final = 1.0  # how long after a take-over a request may be one that was executed already
 
@@ -83,6 +83,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._handles: dict[int, Handle] = {}
         self._listings: dict[int, list[str]] = {}
         self._serial = 0
+        self._syncing = Syncing()
         self._repeats_until = time.monotonic() + _REPEAT_S if successor else 0.0
 
     # -- bytes -------------------------------------------------------------------------------------
@@ -117,19 +118,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answered
     async def fsync(self, fh: int, datasync: bool) -> None:
-        """FSYNC: at once when the last one was fast, else in a thread while the request waits."""
-        file = self._handle(fh).file
-        file.descriptor()
-        started = time.monotonic_ns()
-        if 0 < file.sync_ns < _INLINE_SYNC_NS:
-            file.sync(data_only=datasync)
-        else:
-            file.pins += 1
-            try:
-                await Job(functools.partial(file.sync, data_only=datasync))
-            finally:
-                file.pins -= 1
-        file.sync_ns = max(1, time.monotonic_ns() - started)
+        """FSYNC."""
+        await self._syncing.sync(self._handle(fh).file, data_only=datasync)
 
     @_answered
     async def flush(self, fh: int) -> None:
