@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,12 @@ from sqlitecluster.sqlitefmt import wal
 from sqlitecluster.store.node import NodeStore
 from sqlitecluster.store.spool import spool_path, write_spool
 from sqlitecluster.units import encode_name
+from support.program import Program
 
+_SERIALIZE = """
+import sqlite3, sys
+sys.stdout.buffer.write(sqlite3.connect(sys.argv[1], uri=True).serialize())
+"""
 QUIET = 10.0
 """Seconds since the last event that count as a quiet moment."""
 
@@ -62,6 +68,7 @@ class Rig:
 
     def close(self) -> None:
         for database in self.databases.values():
+            database.end_programs()
             database.stop()
         self.store.close()
 
@@ -79,6 +86,7 @@ class RigDatabase:
         self.slot = rig.state.add_slot(name)
         self.words = rig.state.slot(self.slot)
         self._capture: DatabaseCapture | None = None
+        self._programs: list[Program] = []
         self._salts: tuple[int, int] | None = None
         self._spooled = b""
 
@@ -179,23 +187,28 @@ class RigDatabase:
             self._capture.close()
             self._capture = None
 
+    def end_programs(self) -> None:
+        for program in self._programs:
+            program.kill()
+
     # what a test asks
 
     @property
     def txid(self) -> int:
         return self.rig.store.open(self.name).position.txid
 
-    def connect(self, mode: str | None = "wal", **options: object) -> sqlite3.Connection:
-        """A program's connection in autocommit."""
-        connection = sqlite3.connect(self.path, isolation_level=None, **options)  # type: ignore[arg-type]
+    def connect(self, mode: str | None = "wal") -> Program:
+        """A program with a connection in autocommit; it ends with the rig."""
+        program = Program(self.path)
+        self._programs.append(program)
         if mode is not None:
-            connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
-        return connection
+            program.execute(f"PRAGMA journal_mode={mode}")
+        return program
 
     def image(self) -> bytes:
         """What programs see: the committed image, page by page."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
-            return connection.serialize()
+        command = [sys.executable, "-c", _SERIALIZE, f"file:{self.path}?mode=ro"]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
 
     def replayed(self) -> bytes:
         """The image that the LTX chain makes, each file checked against its predecessor."""

@@ -1,90 +1,78 @@
-"""A program of its own process that runs SQL when told to, over a pipe.
+"""A program with one SQLite connection, in a process of its own.
 
-``Program(path)`` opens the database in a child; ``run(sql)`` gives rows or raises
-``ProgramError`` with SQLite's text. Used where locks of another process matter.
+POSIX locks belong to a process: only another process meets the locks that capture and
+apply look at, and only another process can be killed in the middle.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-
-class ProgramError(Exception):
-    """The child's SQLite refused."""
+_CHILD = """
+import json, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=float(sys.argv[2]))
+for line in sys.stdin:
+    sql, many = json.loads(line)
+    try:
+        if many is None:
+            rows = db.execute(sql).fetchall()
+        else:
+            db.executemany(sql, many)
+            rows = []
+        print(json.dumps({"rows": [[v.hex() if isinstance(v, bytes) else v for v in row] for row in rows]}), flush=True)
+    except sqlite3.Error as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+"""
 
 
 class Program:
-    """One connection in a child process."""
+    """Runs SQL on one file until it is closed or killed."""
 
-    def __init__(self, path: Path, library: str = "sqlite3") -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, __file__, str(path), library], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, path: Path, *, timeout_s: float = 0.0) -> None:
+        command = [sys.executable, "-c", _CHILD, str(path), str(timeout_s)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, sql: str) -> list[Any]:
-        """Rows of one statement, as lists."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps(sql) + "\n")
-        self._child.stdin.flush()
-        answer = json.loads(self._child.stdout.readline())
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def execute(self, sql: str, many: list[list[Any]] | None = None) -> list[list[Any]]:
+        """Run one statement; its rows. ``many``: parameters, one list for each run.
+
+        Raises:
+            RuntimeError: SQLite's message.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([sql, many]) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
         if "error" in answer:
-            raise ProgramError(answer["error"])
-        rows: list[Any] = answer["rows"]
+            raise RuntimeError(answer["error"])
+        rows: list[list[Any]] = answer["rows"]
         return rows
 
-    def error_of(self, sql: str) -> str:
-        """The text that a statement fails with; empty when it works."""
-        try:
-            self.run(sql)
-        except ProgramError as error:
-            return str(error)
-        return ""
+    def close(self) -> None:
+        """End as programs do: the connection is closed."""
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(60)
+        self._release()
 
     def kill(self) -> None:
-        self._child.kill()
-        self._child.wait()
+        """SIGKILL."""
+        if self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait(60)
+        self._release()
 
-    def close(self) -> None:
-        """End the child, which closes its connection."""
-        self._child.communicate(timeout=60)
-
-
-@contextlib.contextmanager
-def program(path: Path, library: str = "sqlite3") -> Iterator[Program]:
-    """A program that ends with the block."""
-    child = Program(path, library)
-    try:
-        yield child
-    finally:
-        child.close()
-
-
-def _serve(path: str, library: str) -> None:
-    if library == "apsw":
-        import apsw
-
-        connection: Any = apsw.Connection(path)
-        errors: tuple[type[Exception], ...] = (apsw.Error,)
-    else:
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-        errors = (sqlite3.Error,)
-    for line in sys.stdin:
-        try:
-            rows = [list(row) for row in connection.execute(json.loads(line))]
-            answer: dict[str, Any] = {"rows": rows}
-        except errors as error:
-            answer = {"error": str(error).removeprefix("BusyError: ")}
-        print(json.dumps(answer), flush=True)
-    connection.close()
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2])
+    def _release(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None and not pipe.closed:
+                pipe.close()

@@ -23,7 +23,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sqlitecluster.errors import NotPrimary, SQLiteClusterError, Unavailable
+from sqlitecluster.errors import SQLiteClusterError, Unavailable
+from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_database import DatabaseCapture
 from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, nap_or_sleep
 from sqlitecluster.replicator.importing import import_image
@@ -65,8 +66,8 @@ class Capture:
             database.close()
         self._databases.clear()
 
-    def import_image(self, name: str, path: Path) -> None:
-        """Replace a database's content by a SQLite file, as one transaction; blocks until it is captured.
+    def import_image(self, name: str, path: Path) -> Position:
+        """Replace a database's content by a SQLite file, as one transaction; returns the position once captured.
 
         Raises:
             NotADatabase: the file is none.
@@ -75,7 +76,7 @@ class Capture:
         """
         if self._stopping.is_set():
             raise Unavailable("the node is stopping")
-        import_image(self._node, name, path)
+        return import_image(self._node, name, path)
 
     # the thread
 
@@ -175,12 +176,6 @@ class Capture:
         if stale:
             for name in self._node.store.names():
                 self._node.store.open(name).set_needs_compare(True)
-
-
-def require_primary(node: NodeServices) -> None:
-    """Raise NotPrimary unless this node is the primary."""
-    if node.config.role != "primary":
-        raise NotPrimary
 
 
 def _set_timer_slack(nanoseconds: int) -> None:

@@ -69,7 +69,7 @@ class DatabaseCapture:
             return self._drop(now)
         if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE] and self._next_spool(None):
             return 0.0
-        if self._next_gone(None):
+        if self._may_have_gone() and self._next_gone(None):
             return 0.0
         if words[Word.KIND] != KIND_DATABASE:
             return self._no_database()
@@ -176,6 +176,11 @@ class DatabaseCapture:
             if self.wal.content is not None and self.wal.content.generation == generation:
                 self.wal.forget()
         return True
+
+    def _may_have_gone(self) -> bool:
+        """Whether the WAL that is being captured is not the live one: a folder is not listed in every turn."""
+        content, words = self.wal.content, self.words
+        return content is None or content.generation != words[Word.WAL_GEN] or not words[Word.HAS_WAL]
 
     def _oldest_gone(self) -> tuple[int, Path] | None:
         try:

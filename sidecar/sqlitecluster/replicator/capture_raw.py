@@ -40,7 +40,7 @@ from sqlitecluster.sqlitefmt.journal import is_hot
 
 log = logging.getLogger(__name__)
 
-LOCK_S: Final = 1.0
+LOCK_S: Final = 0.05
 QUIET_NS: Final = 200_000_000
 _IN_MEMORY: Final = 256  # pages
 

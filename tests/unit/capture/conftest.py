@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.capture_rig import Rig, RigDatabase, rig_in
 
 
