@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sqlitecluster.errors import CorruptLTX, FormatError, LimitError
 from sqlitecluster.ltx import HEADER_SIZE, TRAILER_SIZE, Decoder, Header, Trailer, decode
 from sqlitecluster.replication.position import ZERO, Position
+from sqlitecluster.store import boot
 from sqlitecluster.store.log import Logged
 from sqlitecluster.store.state import StateWord
 from sqlitecluster.store.tail import Entry
@@ -34,7 +35,8 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     leftovers = _take_leftovers(database, node)
     trusted = database.state.trusted
     if not trusted:
-        words[StateWord.POWER_CUT] = 1  # before anything else is stored: a kill must not hide it
+        words[StateWord.POWER_CUT] = 1  # before the boot id: a kill in between must not hide it
+        words[StateWord.BOOT] = boot.boot_id()
     known = Position(int(words[StateWord.TXID]), int(words[StateWord.CHECKSUM]))
     if trusted and not leftovers and _clean(database, known):
         database.position = known

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sqlitecluster.errors import CorruptStore
-from sqlitecluster.store.boot import boot_id
+from sqlitecluster.store import boot
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.words import WordFile, Words
 from sqlitecluster.units import lock_page
@@ -52,7 +52,7 @@ class ChecksumArray:
         cells = self._file.cells
         if cells[_Head.MAGIC] == 0:
             cells[_Head.XOR] = 0
-            cells[_Head.BOOT] = boot_id()
+            cells[_Head.BOOT] = boot.boot_id()
             cells[_Head.CLEAN] = 1
             cells[_Head.MAGIC] = _MAGIC
         elif cells[_Head.MAGIC] != _MAGIC:
@@ -93,7 +93,7 @@ class ChecksumArray:
     def trusted(self) -> bool:
         """Whether the words come from this boot or from an orderly stop."""
         cells = self._file.cells
-        return bool(cells[_Head.CLEAN]) or cells[_Head.BOOT] == boot_id()
+        return bool(cells[_Head.CLEAN]) or cells[_Head.BOOT] == boot.boot_id()
 
     def get(self, pgno: int) -> int:
         """The checksum of a page; 0 when there is none."""
@@ -194,6 +194,10 @@ class ChecksumArray:
         self._dirty()
         self._file.cells[_Head.TXID] = txid
 
+    def adopt(self) -> None:
+        """Say that the words were proved, or emptied: this boot's from now on."""
+        self._file.cells[_Head.BOOT] = boot.boot_id()
+
     def recount(self) -> int:
         """Compute the rolling checksum from all entries, store and return it."""
         entries = self._file.array[_Head.WORDS : _Head.WORDS + self.count]
@@ -217,7 +221,7 @@ class ChecksumArray:
     def _dirty(self) -> None:
         cells = self._file.cells
         if cells[_Head.CLEAN]:
-            cells[_Head.BOOT] = boot_id()
+            cells[_Head.BOOT] = boot.boot_id()
             cells[_Head.CLEAN] = 0
 
     def _reach(self, count: int) -> None:

@@ -63,7 +63,7 @@ class Housekeeper:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="store-housekeeper", daemon=True)
         now = store.clock.monotonic()
-        self._times = _Times(now, now, now, now, now, now)
+        self._times = _Times(now, now, now, now, now, now, seen=store.log.sequence)
         self._scrub = Scrub(store)
         self._failed_sync = False
 

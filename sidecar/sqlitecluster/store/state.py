@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import CorruptStore
-from sqlitecluster.store.boot import boot_id
+from sqlitecluster.store import boot
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.words import WordFile
 
@@ -61,7 +61,7 @@ class StateFile:
         self._file = WordFile(path, StateWord.WORDS, disk)
         self.words = self._file.cells
         if self.words[StateWord.MAGIC] == 0:
-            self.words[StateWord.BOOT] = boot_id()
+            self.words[StateWord.BOOT] = boot.boot_id()
             self.words[StateWord.CLEAN] = 1
             self.words[StateWord.MAGIC] = _MAGIC
         elif self.words[StateWord.MAGIC] != _MAGIC:
@@ -70,12 +70,12 @@ class StateFile:
     @property
     def trusted(self) -> bool:
         """Whether the words come from this boot or from an orderly stop."""
-        return bool(self.words[StateWord.CLEAN]) or self.words[StateWord.BOOT] == boot_id()
+        return bool(self.words[StateWord.CLEAN]) or self.words[StateWord.BOOT] == boot.boot_id()
 
     def touch(self) -> None:
         """Say that the words are about to change."""
         if self.words[StateWord.CLEAN]:
-            self.words[StateWord.BOOT] = boot_id()
+            self.words[StateWord.BOOT] = boot.boot_id()
             self.words[StateWord.CLEAN] = 0
 
     def sync(self) -> None:

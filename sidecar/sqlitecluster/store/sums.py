@@ -43,10 +43,12 @@ def complete(database: DatabaseStore, checksums: ChecksumArray) -> None:
         reached = piece.max_txid
     if reached == position.txid and checksums.recount() == position.checksum:
         checksums.mark(position.txid)
+        checksums.adopt()
         return
     log.warning("%s: the page checksums do not add up to %s; the image will be compared", database.name, position)
     checksums.reset(database.page_size)
     checksums.mark(0)
+    checksums.adopt()
     database.set_needs_compare(True)
 
 
