@@ -16,11 +16,13 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.ltx import (
+    CHECKSUM_FLAG,
     FLAG_COMPRESSED,
     Decoder,
     Encoder,
@@ -33,6 +35,7 @@ from sqlitecluster.ltx import (
     image_checksums,
     merge,
     page_checksum,
+    rolling,
 )
 from support import lane
 from support.lane import Run
@@ -186,33 +189,16 @@ def lock_page(run: Run, rng: random.Random) -> int:
     """A snapshot and a change across the page at 1 GiB, which is never stored."""
     folder = run.new_folder("lock-page")
     page_size, commit, lock = 65536, 16390, 16385
+    head = Header(page_size=page_size, commit=commit, min_txid=1, max_txid=1, timestamp_ms=1, pre_apply=0)
     filled = {pgno: rng.randbytes(page_size) for pgno in (1, lock - 1, lock + 1, commit)}
-    empty = bytes(page_size)
-    total = 0
-    header = Header(page_size=page_size, commit=commit, min_txid=1, max_txid=1, timestamp_ms=1, pre_apply=0)
     first, second = folder / filename(1, 1), folder / filename(2, 2)
-    with first.open("wb") as out:
-        encoder = Encoder(out.write, header)
-        for pgno in range(1, commit + 1):
-            if pgno != lock:
-                page = filled.get(pgno, empty)
-                encoder.page(pgno, page)
-                total ^= page_checksum(pgno, page)
-        encoder.close(total | 1 << 63)
+    before = write_sparse_snapshot(first, head, filled)
     changed = {pgno: rng.randbytes(page_size) for pgno in (lock - 1, lock + 1)}
-    after = total
+    after = before
     for pgno, page in changed.items():
-        after ^= page_checksum(pgno, filled[pgno]) ^ page_checksum(pgno, page)
-    second.write_bytes(
-        make(
-            Header(
-                page_size=page_size, commit=commit, min_txid=2, max_txid=2, timestamp_ms=2, pre_apply=total | 1 << 63
-            ),
-            changed,
-            after | 1 << 63,
-            Generation.G3B,
-        )
-    )
+        after = rolling(after, page_checksum(pgno, filled[pgno]), page_checksum(pgno, page))
+    head = replace(head, min_txid=2, max_txid=2, timestamp_ms=2, pre_apply=before)
+    second.write_bytes(make(head, changed, after, Generation.G3B))
     check_all(run, newest(), [first, second])
     wrong = newest().apply(folder / "applied.db", [first, second])
     if wrong:
@@ -221,6 +207,20 @@ def lock_page(run: Run, rng: random.Random) -> int:
         if sum(1 for _ in Decoder(source.read).pages()) != commit - 1:
             run.violation("pages are missing around the lock page")
     return 2
+
+
+def write_sparse_snapshot(path: Path, header: Header, filled: dict[int, bytes]) -> int:
+    """A snapshot of mostly empty pages; returns its database checksum."""
+    empty, total = bytes(header.page_size), CHECKSUM_FLAG
+    with path.open("wb") as out:
+        encoder = Encoder(out.write, header)
+        for pgno in range(1, header.commit + 1):
+            if pgno != header.lock_page:
+                page = filled.get(pgno, empty)
+                encoder.page(pgno, page)
+                total = rolling(total, 0, page_checksum(pgno, page))
+        encoder.close(total)
+    return total
 
 
 KINDS: dict[str, Kind] = {

@@ -11,7 +11,7 @@ from sqlitecluster import errors
 from sqlitecluster.errors import TABLE, FormatError, LTXError, PositionMismatch, SQLiteClusterError, from_wire
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
-ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (.+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `\w+` \| \d+ \| \d+ \| .+ \|$", re.MULTILINE)
 
 
 def test_every_class_has_a_code_of_its_own() -> None:
@@ -23,8 +23,8 @@ def test_every_class_has_a_code_of_its_own() -> None:
 
 
 def test_the_document_lists_exactly_this_table() -> None:
-    listed = {code: (int(http), int(code_), text) for code, http, code_, text in ROW.findall(DOCUMENT.read_text())}
-    assert listed == {code: (kind.http_status, kind.exit_code, kind.meaning) for code, kind in TABLE.items()}
+    rows = [f"| `{code}` | {kind.http_status} | {kind.exit_code} | {kind.meaning} |" for code, kind in TABLE.items()]
+    assert ROW.findall(DOCUMENT.read_text()) == rows, "\n".join(("docs/errors.md should list:", *rows))
 
 
 @pytest.mark.parametrize("code", TABLE)
