@@ -277,7 +277,7 @@ class NotPermitted(PreflightError):
 
 class BadFolder(PreflightError):
     code = "BadFolder"
-    meaning = "A folder cannot be used as asked: not a folder, not empty, or the data folder and the mount lie in one another."
+    meaning = "A folder cannot be used as asked: no folder, not empty, or data and mount lie in one another."
 
 
 class MountPointInUse(PreflightError):

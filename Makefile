@@ -1,0 +1,63 @@
+# Everything that is done with this repository. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+MINUTES ?= 60
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+export PYTHONPATH := $(CURDIR)/sidecar:$(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install demo test check bench soak lint format type contracts lock clean
+
+help:  ## List the targets
+	@printf 'usage: make TARGET\n\n'
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(STAMP)  ## Make .venv with everything (Debian packages too, when missing)
+
+$(STAMP): pyproject.toml requirements/dev.txt tools/install
+	@tools/install $(VENV)
+	@touch $@
+
+demo: $(STAMP)  ## Two nodes, a real program, a live table of position and lag
+	@$(BIN)/python -m demo
+
+test: $(STAMP)  ## All tests: units, then every lane with its budget
+	@$(BIN)/python -m runner
+
+check: $(STAMP)  ## What one runs before a commit: lint, types, contracts, quick units
+	@$(BIN)/python -m runner --check
+
+bench: $(STAMP)  ## Speed against plain files in the same run: a table and JSON
+	@$(BIN)/python -m bench
+
+soak: $(STAMP)  ## All lanes again and again: make soak MINUTES=60
+	@$(BIN)/python -m runner --soak $(MINUTES)
+
+lint: $(STAMP)  ## Ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## Ruff: bring everything into form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+type: $(STAMP)  ## mypy, strict
+	@$(BIN)/python -m mypy
+
+contracts: $(STAMP)  ## Who may import whom, sizes of modules and functions
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest -q tests/unit/project
+
+lock: $(STAMP)  ## Renew requirements/*.txt from pyproject.toml
+	@tools/lock $(VENV)
+
+clean:  ## Remove what was built
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info sidecar/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
