@@ -86,7 +86,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 def run_verify(arguments: argparse.Namespace) -> int:
     """``ltx verify``."""
     paths = list(_files(arguments))
-    groups: dict[str, list[_Entry]] = {}
+    groups: dict[Path, list[_Entry]] = {}
     errors: list[dict[str, str]] = []
     with output.Progress("verify", sum(path.stat().st_size for path in paths)) as progress:
         for path in paths:
@@ -95,10 +95,11 @@ def run_verify(arguments: argparse.Namespace) -> int:
             except (FormatError, LimitError) as error:
                 errors.append({"database": _database(path), "path": str(path), **error.to_wire()})
                 continue
-            groups.setdefault(entry.database, []).append(entry)
-    for name, entries in groups.items():
+            groups.setdefault(_folder(path), []).append(entry)
+    for entries in groups.values():
+        name = entries[0].database
         errors += [{"database": name, "code": CorruptLTX.code, "message": text} for text in chain_errors(entries)]
-    summary = [_summary(name, entries) for name, entries in sorted(groups.items())]
+    summary = [_summary(folder, entries) for folder, entries in sorted(groups.items())]
     if arguments.output == "json":
         output.print_json({"ok": not errors, "databases": summary, "errors": errors})
     else:
@@ -188,12 +189,16 @@ def _files(arguments: argparse.Namespace) -> Iterator[Path]:
             raise NoSuchDatabase(f"{root}: No such file or directory")
 
 
+def _folder(path: Path) -> Path:
+    """The folder whose files belong to one database: dbs/<name>/ltx, or the file's own."""
+    levels = path.absolute().parent.parent
+    return levels if levels.name == "ltx" else path.absolute().parent
+
+
 def _database(path: Path) -> str:
     """The database that a file's place tells: dbs/<name>/ltx/<level>/<file>."""
-    parts = path.absolute().parts
-    if len(parts) >= 4 and parts[-3] == "ltx":
-        return parts[-4].replace("%2F", "/")
-    return str(path.parent)
+    folder = _folder(path)
+    return folder.parent.name.replace("%2F", "/") if folder.name == "ltx" else str(path.parent)
 
 
 def _read_ends(path: Path) -> _Entry:
@@ -240,9 +245,10 @@ def _row(entry: _Entry) -> dict[str, Any]:
     }
 
 
-def _summary(name: str, entries: list[_Entry]) -> dict[str, Any]:
+def _summary(folder: Path, entries: list[_Entry]) -> dict[str, Any]:
     return {
-        "database": name,
+        "database": entries[0].database,
+        "folder": str(folder),
         "files": len(entries),
         "bytes": sum(e.size for e in entries),
         "minTXID": format_txid(min(e.header.min_txid for e in entries)),

@@ -50,7 +50,8 @@ class Lane:
         self.sent = claim.position
         """Where the replica will be when it has applied all that was sent."""
         self.acked = claim.position
-        self._find = find
+        self._find_db = find
+        self._db: DatabaseStore | None = None
         self._make_snapshot = make_snapshot
         self._executor = executor
         self._resync = claim.resync
@@ -78,17 +79,37 @@ class Lane:
             self._snapshot = None
         return await self._next()
 
+    def step_now(self, max_bytes: int) -> bytes | None:
+        """The next small transaction of a live lane, made without waiting; None when there is none."""
+        if not self._live or self._frames is not None or self._snapshot is not None:
+            return None
+        db = self._find()
+        piece = db.next_after(self.sent.txid) if db is not None else None
+        if db is None or piece is None or piece.blob is None or piece.size > max_bytes:
+            return None
+        header = Header.parse(piece.blob[:HEADER_SIZE])
+        following = Next(header.min_txid, header.pre_apply)
+        if decide(self.sent, Ours(db.position, db.commit), following).send is not Send.TRANSACTIONS:
+            return None
+        self._pin(db, self.sent.txid)
+        return self._begin(_Found(header, piece.blob))
+
     def close(self) -> None:
         """The stream ended; free what a snapshot holds and what was pinned."""
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None
-        db = self._find(self.name) if self._pinned >= 0 else None
+        db = self._find() if self._pinned >= 0 else None
         if db is not None:
             db.unpin(self._pin_key)
 
+    def _find(self) -> DatabaseStore | None:
+        if self._db is None:
+            self._db = self._find_db(self.name)
+        return self._db
+
     async def _next(self) -> bytes | None:
-        db = self._find(self.name)
+        db = self._find()
         ours = Ours(db.position, db.commit) if db is not None else None
         found: _Found | None = None
         if db is not None and ours is not None and self.sent.txid < ours.position.txid:

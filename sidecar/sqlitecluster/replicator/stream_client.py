@@ -40,6 +40,9 @@ from sqlitecluster.shared import NodeWord
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
+FIRST_RETRY_S: Final = 0.2
+IMPATIENT_S: Final = 5.0
+"""A replica often starts together with its primary: its first tries follow each other sooner."""
 REFUSED_RETRY_S: Final = 15.0
 READ_S: Final = 5.0
 CONNECT_S: Final = 5.0
@@ -101,21 +104,32 @@ class StreamClient:
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S), read_bufsize=1 << 18
         ) as session:
+            impatient = time.monotonic() + IMPATIENT_S
             while True:
-                pause = RETRY_S
-                try:
-                    await self._drained()
-                    await self._follow(session)
-                except ClusterMismatch as error:
-                    self._node.problems.report(error.code, error.message)
-                    pause = REFUSED_RETRY_S
-                except SQLiteClusterError as error:
-                    self._node.problems.report(error.code, error.message)
-                except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                    self._node.problems.report("NoPrimary", f"{self._node.config.primary_url}: {_text(error)}")
-                finally:
-                    self._ended()
-                await asyncio.sleep(pause * random.uniform(1.0, 1.3))
+                pause = await self._attempt(session)
+                if not self._counters.connects and time.monotonic() < impatient:
+                    pause = min(pause, FIRST_RETRY_S)
+                self._hurry.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause * random.uniform(1.0, 1.3)):
+                        await self._hurry.wait()
+
+    async def _attempt(self, session: aiohttp.ClientSession) -> float:
+        """Follow until the stream ends; returns the seconds until the next try."""
+        report = self._node.problems.report
+        try:
+            await self._drained()
+            await self._follow(session)
+        except ClusterMismatch as error:
+            report(error.code, error.message)
+            return REFUSED_RETRY_S
+        except SQLiteClusterError as error:
+            report(error.code, error.message)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            report("NoPrimary", f"{self._node.config.primary_url}: {_text(error)}")
+        finally:
+            self._ended()
+        return RETRY_S
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
         url = self._node.config.primary_url.rstrip("/") + "/stream"
@@ -133,7 +147,8 @@ class StreamClient:
                     else:
                         await self._receiver.feed(frame)
                 if self._again.is_set():
-                    raise StreamError("positions changed; connecting again")
+                    log.info("claiming positions anew")
+                    return
                 if self._queue.full:
                     self._room.clear()
                     await self._room.wait()
