@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -191,7 +192,8 @@ class ReplicaStream:
             why = str(error) or "connection lost"
         except SQLiteClusterError as error:
             why = str(error)
-            await self._write(wire.encode_json(FrameType.ERROR, dict(error.to_wire())), "ERROR")
+            with contextlib.suppress(ConnectionError):
+                await self._write(wire.encode_json(FrameType.ERROR, dict(error.to_wire())), "ERROR")
         finally:
             reader.cancel()
             log.info("replica %s (%s) disconnected: %s", self.peer.name, self.address, why)
