@@ -89,6 +89,7 @@ class RigDatabase:
         self._programs: list[Program] = []
         self._salts: tuple[int, int] | None = None
         self._spooled = b""
+        self._clock = 0.0
 
     # what a mount does
 
@@ -164,7 +165,7 @@ class RigDatabase:
 
     def captured(self, *, quiet: bool = False, turns: int = 2000) -> None:
         """Let capture work until it waits for something."""
-        now = 1000.0
+        now = self._clock = self._clock + 1000.0
         self.capture.last_event = now - (QUIET if quiet else 0.0)
         for _ in range(turns):
             before = self.progress()

@@ -53,6 +53,7 @@ class DatabaseCapture:
         self.gathering = False
         """The last turn asked to let commits gather: events do not bring the next one forward."""
         self.failing = False
+        self._compare_at = 0.0
         recover(self.db)
         if self.db.store.position.txid:
             self.db.show_position()
@@ -73,13 +74,21 @@ class DatabaseCapture:
             return 0.0
         if words[Word.KIND] != KIND_DATABASE:
             return self._no_database()
-        if self.db.compare_wanted or words[Word.RAW_HINT] != words[Word.RAW_HINT_DONE]:
-            return 0.0 if self.image.capture() else RETRY_S
+        if (self.db.compare_wanted or words[Word.RAW_HINT] != words[Word.RAW_HINT_DONE]) and now >= self._compare_at:
+            if self.image.capture():
+                return 0.0
+            self._compare_at = now + RETRY_S
+        return min(self._wal_turn(now), self._compare_at - now if self._compare_at > now else NEVER)
+
+    def _wal_turn(self, now: float) -> float:
+        """Capture the next group of the live WAL."""
+        words = self.words
         before, end = self.db.store.position.txid, words[Word.CAPTURED_END]
         state = self.wal.turn(now - self.last_event)
         if state is Turn.IMAGE:
+            waiting = self.db.compare_wanted
             self.db.compare_wanted = True
-            return 0.0
+            return RETRY_S if waiting else 0.0
         if state is Turn.MORE:
             return 0.0
         pause = gather_pause(self.db.store.position.txid - before, words[Word.CAPTURED_END] - end)
@@ -91,7 +100,7 @@ class DatabaseCapture:
     def _idle(self) -> float:
         """Nothing is left: does something have to be asked for, or begun?"""
         words = self.words
-        if self.db.is_new and os.path.exists(self.db.directory / "database"):
+        if (self.db.is_new or self.db.is_dropped) and not self.db.compare_wanted:
             self.db.compare_wanted = True
             return 0.0
         if not words[Word.DIRTY_RAW]:
@@ -113,18 +122,14 @@ class DatabaseCapture:
     # in order
 
     def _settle(self) -> bool:
-        """Capture everything that is committed (a lock keeps more from coming)."""
+        """Capture what is older than the present image (a lock keeps more from coming)."""
         words = self.words
         for _ in range(_SETTLE_TURNS):
-            if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE] and self._next_spool(None):
-                continue
-            if self._next_gone(None):
-                continue
-            state = self.wal.turn(0.0)
-            if state is Turn.DONE:
+            if words[Word.GONE_SEQ] != words[Word.GONE_DONE]:
+                return False
+            has_spool = words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE]
+            if not (has_spool and self._next_spool(None)) and not self._next_gone(None):
                 return True
-            if state is not Turn.MORE:
-                return state is Turn.TAIL
         return False
 
     def _next_spool(self, below_drop: int | None) -> bool:

@@ -93,21 +93,30 @@ class Image:
         return [(pgno, memoryview(self._page(pgno))) for pgno in wanted]
 
     def differing(self, checksums: ChecksumArray) -> list[int]:
-        """Pages of the database file that are not what the checksums say, ascending.
-
-        Pages with a frame in the WAL are left out: frames are captured on their own.
-        """
-        size, commit = self.shape.page_size, self.shape.commit
+        """Pages that are not what the checksums say, ascending."""
+        commit = self.shape.commit
         found: list[int] = []
         for first in range(1, commit + 1, self._step):
             count = min(self._step, commit + 1 - first)
-            data = os.pread(self._fd, count * size, (first - 1) * size).ljust(count * size, b"\0")
             known = np.zeros(count, np.uint64)
-            entries = checksums.view(first, count) if first <= checksums.count else known[:0]
-            known[: len(entries)] = entries
-            wrong = np.flatnonzero(image_checksums(first, data, size) != known) + first
-            found += [pgno for pgno in wrong.tolist() if pgno != self._lock_page and pgno not in self._frames]
+            if first <= checksums.count:
+                entries = checksums.view(first, count)
+                known[: len(entries)] = entries
+            sums = image_checksums(first, self._run(first, count), self.shape.page_size)
+            found += [pgno for pgno in (np.flatnonzero(sums != known) + first).tolist() if pgno != self._lock_page]
         return found
+
+    def _run(self, first: int, count: int) -> bytes | bytearray:
+        """Consecutive pages as one piece."""
+        size = self.shape.page_size
+        data = os.pread(self._fd, count * size, (first - 1) * size).ljust(count * size, b"\0")
+        logged = [pgno for pgno in range(first, first + count) if pgno in self._frames] if self._frames else []
+        if not logged:
+            return data
+        patched = bytearray(data)
+        for pgno in logged:
+            patched[(pgno - first) * size : (pgno - first + 1) * size] = self._page(pgno)
+        return patched
 
     def _page(self, pgno: int) -> bytes:
         size = self.shape.page_size

@@ -5,10 +5,9 @@ over the file, journal modes MEMORY and OFF), a changed page size, a drop and re
 and whenever something could not be proved.
 
 Rules:
-    1. WAL databases: under SHARED, DMS, WRITE and CKPT, taken as SQLite does. WRITE is
-       given back as soon as the end of the log is known; CKPT keeps the database file
-       still and the log from being restarted. Pages with a frame in the log are never
-       taken from the database file: it may hold older versions.
+    1. WAL databases: under CKPT (``capture_locks``). Pages with a frame in the log are
+       never taken from the database file: it may hold older versions. Capture goes on
+       behind the frames that the image contains.
     2. Rollback databases: under SHARED, and not while a hot journal waits to be played
        back: the file is torn then.
     3. Pages that equal their checksum are skipped. Without history, or with another page
@@ -18,7 +17,6 @@ Rules:
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -30,10 +28,11 @@ from sqlitecluster.replicator import locks
 from sqlitecluster.replicator.capture_content import WalContent
 from sqlitecluster.replicator.capture_group import Cursor
 from sqlitecluster.replicator.capture_image import Image, Shape, frames_of, shape_of
+from sqlitecluster.replicator.capture_locks import StillLog, still_log
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from sqlitecluster.replicator.capture_stream import publish_stream
 from sqlitecluster.replicator.capture_wal import WalCapture
-from sqlitecluster.replicator.walsession import NotInWalError, WalSession
+from sqlitecluster.replicator.walsession import NotInWalError
 from sqlitecluster.shared import Word
 from sqlitecluster.sqlitefmt.dbheader import HEADER_SIZE
 from sqlitecluster.sqlitefmt.journal import is_hot
@@ -41,6 +40,7 @@ from sqlitecluster.sqlitefmt.journal import is_hot
 log = logging.getLogger(__name__)
 
 LOCK_S: Final = 0.05
+REPORT_S: Final = 5.0
 QUIET_NS: Final = 200_000_000
 _IN_MEMORY: Final = 256  # pages
 
@@ -52,7 +52,8 @@ class ImageCapture:
         self._db = database
         self._wal = wal
         self._settled = settled
-        """Captures everything that is committed already; False when that is not possible now."""
+        """Captures everything older than the present image; False when that is not possible now."""
+        self._since = 0.0
 
     def capture(self) -> bool:
         """Bring the history up to the image; False when it has to be tried again later."""
@@ -62,16 +63,26 @@ class ImageCapture:
         try:
             done = self._capture_wal() if self._uses_wal() else self._capture_rollback()
         except LockTimeout as waiting:
-            log.info("%s: the image cannot be captured now: %s", self._db.name, waiting.message)
+            self._waits(waiting)
             return False
         except NotADatabase as wrong:
             self._db.node.problems.report(wrong.code, f"{wrong.message}. Nothing is replicated", self._db.name)
             done = True
         if done:
+            self._since = 0.0
+            self._db.node.problems.clear(LockTimeout.code, self._db.name)
             self._db.compare_wanted = False
             self._db.words[Word.RAW_HINT_DONE] = hint
             self._db.store.set_needs_compare(False)
         return done
+
+    def _waits(self, waiting: LockTimeout) -> None:
+        """Report a lock that stays taken."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since > REPORT_S:
+            message = f"its image must be captured, but {waiting.message}"
+            self._db.node.problems.report(waiting.code, message, self._db.name)
 
     def _is_quiet(self) -> bool:
         """Whether nobody is in the middle of a raw write, which takes no lock."""
@@ -97,8 +108,7 @@ class ImageCapture:
                 return False
             fd = os.open(db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                shape = shape_of(os.pread(fd, HEADER_SIZE, 0), os.fstat(fd).st_size)
-                self._publish(Image(fd, shape), None)
+                self._publish(Image(fd, self._shape_of(fd)), None)
             finally:
                 os.close(fd)
         finally:
@@ -120,43 +130,51 @@ class ImageCapture:
     def _capture_wal(self) -> bool:
         db = self._db
         try:
-            session = WalSession.open_writer(locks.DbPaths.plain(db.mounted), time.monotonic() + LOCK_S)
+            with still_log(db.mounted, LOCK_S) as log_now:
+                return self._settled() and self._capture_logged(log_now)
         except NotInWalError:
             return False
-        try:
-            locks.wait_lock(
-                session.shm_fd, fcntl.F_WRLCK, locks.CKPT, time.monotonic() + LOCK_S, "the checkpoint lock"
-            )
-            head = session.index.read()
-            if head is None or (not db.needs_whole(session.page_size) and not self._settled()):
-                return False
-            in_log = head.mx_frame and session.index.backfilled < head.mx_frame
-            locks.unlock(session.shm_fd, locks.WRITE)
-            return self._capture_logged(head.mx_frame, bool(in_log), Shape(session.page_size, head.pages))
-        finally:
-            session.close()
 
-    def _capture_logged(self, frames: int, in_log: bool, shape: Shape) -> bool:
-        """The image of a WAL database whose last published frame is ``frames``."""
+    def _capture_logged(self, log_now: StillLog) -> bool:
+        """The image of a WAL database that is held still."""
         db = self._db
         content = WalContent.open(db.directory / "wal", db.words[Word.WAL_GEN], None)
         fd = os.open(db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if content is None or not frames:
-                plain = shape_of(os.pread(fd, HEADER_SIZE, 0), os.fstat(fd).st_size)
-                self._publish(Image(fd, plain), None)
+            if content is None:
+                self._publish(Image(fd, self._shape_of(fd)), None)
                 return True
-            latest, cursor, commit = frames_of(content, content.cursor.end_of(frames))
-            if cursor.end != cursor.end_of(frames):
+            image, cursor = self._logical(fd, content, log_now)
+            if image is None:
                 return False  # another content by now: look again
-            image = Image(fd, Shape(shape.page_size, commit), content.fd, latest if in_log else None)
-            self._publish(image, WalSpan(cursor, Cursor.start(cursor.header).end, content.generation))
+            span = WalSpan(cursor, Cursor.start(cursor.header).end, content.generation)
+            self._publish(image, span)
             self._wal.forget()
+            if db.store.wal_mark is None or db.store.wal_mark.end != cursor.end:
+                db.store.set_wal_mark(*cursor.salts, cursor.end, content.generation)
             return True
         finally:
             os.close(fd)
             if content is not None:
                 content.close()
+
+    def _logical(self, fd: int, content: WalContent, log_now: StillLog) -> tuple[Image | None, Cursor]:
+        """The image, and the cursor behind all that it contains of the log."""
+        if log_now.salts is not None and log_now.salts != content.cursor.salts:
+            # The log is about to be restarted: all that was published is in the database file.
+            _latest, cursor, _commit = frames_of(content, self._db.words[Word.WAL_END])
+            return Image(fd, self._shape_of(fd)), cursor
+        end = content.cursor.end_of(log_now.frames)
+        latest, cursor, commit = frames_of(content, end)
+        if cursor.end != end:
+            return None, cursor
+        if log_now.backfilled >= log_now.frames:
+            return Image(fd, self._shape_of(fd)), cursor
+        return Image(fd, Shape(log_now.page_size, commit), content.fd, latest), cursor
+
+    @staticmethod
+    def _shape_of(fd: int) -> Shape:
+        return shape_of(os.pread(fd, HEADER_SIZE, 0), os.fstat(fd).st_size)
 
     # both
 
@@ -173,7 +191,7 @@ class ImageCapture:
         if not different and shape.commit == db.store.commit:
             return
         if len(different) <= _IN_MEMORY:
-            db.publish(image.pages(different), shape.page_size, shape.commit, 1)
+            db.publish(image.pages(different), shape.page_size, shape.commit, 1, wal)
         else:
-            publish_stream(db, image.some_pages(different), shape.page_size, shape.commit, 1)
+            publish_stream(db, image.some_pages(different), shape.page_size, shape.commit, 1, wal)
         log.info("%s: %d pages were written outside of any commit; captured", db.name, len(different))

@@ -77,9 +77,11 @@ class WalCapture:
             return Turn.DONE
         self._adopt(content)
         end = self._proved_at_end(content, content.size())
-        if end <= content.cursor.end:
-            return Turn.DONE
-        return self._capture(content, end)
+        if end > content.cursor.end:
+            return self._capture(content, end)
+        if content.read(content.size()).found.committed:
+            self._db.compare_wanted = True  # a commit stays unproved
+        return Turn.DONE
 
     def forget(self) -> None:
         """Close the current content; the next turn looks again."""
@@ -185,7 +187,7 @@ class WalCapture:
         if not window.reaches(limit) and not end:
             return limit  # one transaction larger than a window: its end is judged when it is reached
         if end <= content.cursor.end and self._db.node.state.node[NodeWord.PARKED]:
-            return self._proved_at_end(content, limit)
+            return self._proved_at_end(content, limit)  # somebody waits: perhaps for this
         return end
 
     def _finish(self, content: WalContent) -> Turn:
@@ -194,7 +196,9 @@ class WalCapture:
         end = self._proved_at_end(content, limit)
         if end > content.cursor.end:
             return self._capture(content, end)
-        self._db.captured(content.generation, max(limit, content.cursor.end))
+        if limit > content.cursor.end:
+            self._db.compare_wanted = True
+            self._db.captured(content.generation, limit)
         return Turn.DONE
 
     def _proved_at_end(self, content: WalContent, limit: int) -> int:
@@ -209,7 +213,6 @@ class WalCapture:
         before = max(published, ends[-2] if len(ends) > 1 else content.cursor.end)
         if before >= ends[-1] or self._is_in_database(window, before):
             return ends[-1]
-        self._db.compare_wanted = True
         return before
 
     def _is_in_database(self, window: Window, start: int) -> bool:
