@@ -58,7 +58,9 @@ def _set_wal_mark(database: DatabaseStore, header: Header) -> None:
     """The log knows better than the words how far our own capture was."""
     mark, end = database.wal_mark, header.wal_offset + header.wal_size
     salts = (header.wal_salt1, header.wal_salt2)
-    if mark is None or ((mark.salt1, mark.salt2) == salts and mark.end < end):
+    same = mark is not None and (mark.salt1, mark.salt2) == salts
+    restarted = mark is not None and header.wal_salt1 == (mark.salt1 + 1) & 0xFFFF_FFFF
+    if mark is None or restarted or (same and mark.end < end):
         database.set_wal_mark(*salts, end, mark.generation if mark is not None else 0)
 
 

@@ -232,6 +232,14 @@ class DatabaseStore(Marks):
             txid = piece.max_txid
         return txid == self.position.txid
 
+    def earliest(self) -> int:
+        """The lowest TXID from which stored transactions lead to the position without a gap."""
+        oldest = self.tail.oldest()
+        starts = {info.min_txid - 1 for info in self.files.files}
+        if oldest is not None:
+            starts.add(oldest.min_txid - 1)
+        return next((txid for txid in sorted(starts) if self.reaches(txid)), self.position.txid)
+
     def next_after(self, txid: int) -> StoredLTX | None:
         """The piece of the chain that holds ``txid + 1``; None when there is none (any more)."""
         wanted = txid + 1

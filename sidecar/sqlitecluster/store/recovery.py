@@ -190,13 +190,10 @@ def _roll_forward(store: NodeStore, database: DatabaseStore) -> None:
         return
     if (seen.header.salt1, seen.header.salt2) != (mark.salt1, mark.salt2):
         return
-    start = min((info.min_txid - 1 for info in database.files.files if database.reaches(info.min_txid - 1)), default=-1)
-    if start < 0:
-        return
     log.warning(
         "%s: the WAL lost %d captured bytes; they are put back from the log", database.name, mark.end - seen.end
     )
     image.backfill(database.dir, store.disk)
-    if image.write_chain(database, start, store.disk) == database.position.txid:
+    if image.write_chain(database, database.earliest(), store.disk) == database.position.txid:
         image.remove_wal(database.dir, store.disk)
         database.set_wal_mark(0, 0, 0, 0)

@@ -186,8 +186,7 @@ def _write(
         with open(temporary, "wb", buffering=1 << 16) as file:
             file.write(_HEAD.pack(_MAGIC, flags, len(table), db_size, xxhash.xxh3_64_intdigest(packed), *order))
             file.write(packed)
-            for piece in pieces:
-                file.write(piece)
+            file.writelines(pieces)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

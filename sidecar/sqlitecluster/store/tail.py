@@ -104,10 +104,10 @@ class Tail:
                     return entry
             return None
 
-    def newest(self) -> Entry | None:
-        """The last entry."""
+    def oldest(self) -> Entry | None:
+        """The first entry."""
         with self._lock:
-            return self._entries[-1] if self._entries else None
+            return self._entries[0] if self._entries else None
 
     def uncut(self) -> list[Entry]:
         """Entries that are in no LTX file, oldest first."""

@@ -28,7 +28,7 @@ class Verifier:
         self._paths = (database_path, wal_path)
         self._checksums = checksums
         self._lookup = wal_lookup
-        self._next = 1
+        self._next, self._end = 1, 0  # a walk ends where the database ended when it began
         self._suspects: dict[int, int] = {}
         self.rounds = 0
         """Complete walks."""
@@ -42,12 +42,12 @@ class Verifier:
         image = LogicalImage(*self._paths, self._checksums, self._lookup)
         image.refresh()
         wrong = self._look_again(image)
-        count = self._checksums.count
-        if self._next > count:
-            self.rounds += 1
-            self._next = 1
+        if self._next > self._end:
+            self.rounds += self._end > 0
+            self._next, self._end = 1, self._checksums.count
+        run = min(max(1, STEP_BYTES // image.page_size), self._end + 1 - self._next)
+        if run <= 0:
             return wrong
-        run = min(max(1, STEP_BYTES // image.page_size), count + 1 - self._next)
         batch, missing = image.read_run(self._next, run)
         self.verified += len(batch)
         for pgno in missing:

@@ -36,7 +36,7 @@ def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deaths:
 
 
 def test_killed_after_any_append_the_chain_is_whole(tmp_path: Path, deaths: Deaths) -> None:
-    _store, model = make(tmp_path / "data")
+    _store, model = make(tmp_path / "data", segment_size=1 << 16)
     positions = []
     for _ in range(12):
         model.write_many(1)
@@ -63,7 +63,7 @@ def test_killed_while_cutting_nothing_is_lost_or_doubled(tmp_path: Path, deaths:
 
 
 def test_killed_while_compacting_the_files_are_as_before(tmp_path: Path, deaths: Deaths) -> None:
-    store, model = make(tmp_path / "data", ring_bytes=0)
+    store, model = make(tmp_path / "data", segment_size=1 << 16, ring_bytes=0)
     for _ in range(6):
         model.write_many(3)
         cutter.cut(model.store, store.log)
