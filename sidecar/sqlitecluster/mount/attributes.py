@@ -16,6 +16,7 @@ from sqlitecluster.mount.virtual import content
 from sqlitecluster.shared import ROLE_PRIMARY, NodeWord
 
 LONG_S: Final = 3600.0  # every change goes through this mount, so the kernel may keep what it knows
+_MODE_BITS: Final = 0o7777
 _DEFAULT_FILE: Final = 0o666
 _DEFAULT_DIRECTORY: Final = 0o777
 
@@ -69,6 +70,39 @@ class Attributes:
     def owner_of_directory(self, path: str) -> Owner:
         """The owner of a directory by path."""
         return self._names.get(path) or self._default_directory(path)
+
+    def new_owner(self, parent: Directory, mode: int, ctx: pyfuse3.RequestContext, *, inherit: bool) -> Owner:
+        """The owner of a new file or directory; ``inherit``: the replicator makes it for programs."""
+        above = self.owner(parent)
+        if inherit:
+            return Owner(mode & _MODE_BITS | 0o666 & above.mode, above.uid, above.gid)
+        gid = above.gid if above.mode & stat.S_ISGID else ctx.gid
+        bits = mode & _MODE_BITS | (above.mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
+        return Owner(bits, ctx.uid, gid)
+
+    def set_owner(self, node: File | Directory, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> None:
+        """chmod and chown."""
+        if isinstance(node, File) and node.kind in (Kind.JOURNAL, Kind.WAL, Kind.SHM):
+            return  # they show the database's; SQLite sets them after each create
+        old = self.owner(node)
+        new = Owner(
+            attr.st_mode & _MODE_BITS if fields.update_mode else old.mode,
+            attr.st_uid if fields.update_uid else old.uid,
+            attr.st_gid if fields.update_gid else old.gid,
+        )
+        self._names.set(node.path if isinstance(node, Directory) else node.name, new)
+
+    def set_times(self, node: File | Directory, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> None:
+        """utimens, on the backing file."""
+        path = node.path if isinstance(node, File) else self._layout.other(node.path)
+        seen = os.stat(path)
+        os.utime(
+            path,
+            ns=(
+                attr.st_atime_ns if fields.update_atime else seen.st_atime_ns,
+                attr.st_mtime_ns if fields.update_mtime else seen.st_mtime_ns,
+            ),
+        )
 
     def _virtual(self, node: Virtual) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()

@@ -35,13 +35,26 @@ SHM_INODE_BIT: Final = 1 << 62  # tmpfs numbers its inodes from 1 again
 class Database:
     """A database that exists, or existed while this node lives."""
 
-    __slots__ = ("context", "dirty", "journal", "journal_active", "journal_named", "main", "name", "shm", "slot", "wal", "words")
+    __slots__ = (
+        "context",
+        "dirty",
+        "journal",
+        "journal_active",
+        "journal_named",
+        "main",
+        "name",
+        "shm",
+        "slot",
+        "wal",
+        "words",
+    )
 
     def __init__(self, context: Context, name: str) -> None:
         self.context = context
         self.name = name
         self.slot = context.state.add_slot(name)
         self.words = context.state.slot(self.slot)
+        self.open_generation()
         self.main: DatabaseFile | None = None
         self.journal: JournalFile | None = None
         self.wal: WalFile | None = None
@@ -138,6 +151,13 @@ class Database:
         if self.context.config.other_files == "Refuse" and data[:16] != SQLITE_MAGIC[: len(data)]:
             raise OSError(errno.EPERM, "only SQLite databases may be written here")
 
+    def open_generation(self) -> int:
+        """The generation of a handle that is opened now: above the poisoned ones."""
+        words = self.words
+        if words[Word.OPEN_GEN] <= words[Word.POISONED]:
+            words[Word.OPEN_GEN] = words[Word.POISONED] + 1
+        return int(words[Word.OPEN_GEN])
+
     def note_header(self) -> None:
         """Look at the database's first bytes: what is it now?"""
         assert self.main is not None
@@ -205,7 +225,15 @@ class Database:
         path = spool_path(Path(self.context.layout.data), self.slot, seq)
         failpoints.hit("mount.before-spool")
         try:
-            copy_spool(path, self.dirty.merged(size), lambda offset, length: os.pread(fd, length, offset), size, flags)
+            copy_spool(
+                path,
+                self.dirty.merged(size),
+                lambda offset, length: os.pread(fd, length, offset),
+                size,
+                flags,
+                wal_gen=int(self.words[Word.WAL_GEN]),
+                gone_seq=int(self.words[Word.GONE_SEQ]),
+            )
         except NoSpace as error:
             raise OSError(errno.ENOSPC, str(error)) from error
         failpoints.hit("mount.after-spool")

@@ -31,6 +31,7 @@ from sqlitecluster.mount.pool import Pool
 
 log = logging.getLogger(__name__)
 
+_library: Any = pyfuse3  # its type hints leave out what a driver needs
 _READ: Final = object()
 _UNLIMITED: Final = 1 << 30
 _IDLE_NS: Final = 50_000_000
@@ -64,7 +65,7 @@ def install() -> None:
         current_task=lambda: types.SimpleNamespace(name="fuse"),
         current_trio_token=lambda: None,
     )
-    pyfuse3.trio = types.SimpleNamespace(
+    _library.trio = types.SimpleNamespace(
         Lock=_Lock, ClosedResourceError=_ClosedResourceError, lowlevel=lowlevel, from_thread=lowlevel
     )
 
@@ -113,6 +114,10 @@ class Driver:
         """End ``run`` soon; safe in a signal handler."""
         self._running = False
         os.eventfd_write(self._wake, 1)
+
+    def background(self, call: Callable[[], None]) -> None:
+        """Make a call in a thread, with nobody waiting for it."""
+        self._pool.submit(Job(call))
 
     def run(self, fd: int, bell: int) -> None:
         """Serve until stopped or unmounted. ``fd`` must already be the real device."""
@@ -197,7 +202,10 @@ class Driver:
 
     def _finish_jobs(self) -> None:
         for job in self._pool.finished():
-            self._resume(job.worker, None)
+            if job.worker is not None:
+                self._resume(job.worker, None)
+            elif job.error is not None:
+                log.warning("a background call failed: %s", job.error)
 
     def _resume(self, worker: Worker, value: object) -> None:
         try:
@@ -218,7 +226,7 @@ class Driver:
 
     def _new_worker(self, *, primed: bool = False) -> Worker:
         # Arguments: no nursery, no idle limit, and 0 further tasks: only this driver makes workers.
-        worker = pyfuse3._session_loop(None, _UNLIMITED, 0)
+        worker = _library._session_loop(None, _UNLIMITED, 0)
         if primed:
             worker.send(None)
         return worker

@@ -29,8 +29,19 @@ class File:
     """One file: a plain one, and the base of the others."""
 
     __slots__ = (
-        "context", "database", "fd", "handles", "inherited", "ino", "kind", "name", "path", "pins", "sync_ns", "unlinked",
-    )  # fmt: skip
+        "context",
+        "database",
+        "fd",
+        "handles",
+        "inherited",
+        "ino",
+        "kind",
+        "name",
+        "path",
+        "pins",
+        "sync_ns",
+        "unlinked",
+    )
 
     direct_io = False
 

@@ -1,10 +1,10 @@
 """Open handles: numbers that say everything, so that a successor needs no table.
 
-    bits  0-47   inode number of the backing file
-    bits 48-59   generation of the slot's handles (or a directory's serial number)
-    bit  60      opened for writing
-    bits 61, 62  as in the inode number: virtual file; file on tmpfs
-    bit  63      opened by the replicator
+bits  0-47   inode number of the backing file
+bits 48-59   generation of the slot's handles (or a directory's serial number)
+bit  60      opened for writing
+bits 61, 62  as in the inode number: virtual file; file on tmpfs
+bit  63      opened by the replicator
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Handle:
     writing: bool
     privileged: bool
     generation: int
+    poisoned: bool = False
+    """Every read and write answers EIO: the program must open the database again."""
 
 
 def pack(ino: int, *, writing: bool = False, privileged: bool = False, generation: int = 0) -> int:

@@ -170,7 +170,7 @@ class Naming:
             self._move_database(source, target, where)
             return
         if where.kind is Kind.DATABASE:
-            self._replace_database(source, target, where)
+            self._replace_database(source, where)
             return
         if target is not None:
             self._remove_target(target, privileged=privileged)
@@ -184,7 +184,7 @@ class Naming:
         assert old is not None
         old.detach(Kind.DATABASE)
         if where.kind is Kind.DATABASE:
-            self._replace_database(source, target, where)
+            self._replace_database(source, where)
         else:
             if target is not None:
                 self._remove_target(target, privileged=False)
@@ -200,13 +200,13 @@ class Naming:
             old.detach(Kind.SHM)
         old.dropped()
 
-    def _replace_database(self, source: File, target: File | None, where: Place) -> None:
+    def _replace_database(self, source: File, where: Place) -> None:
         """A file takes a database's name: the usual way to replace one as a whole."""
         backing = self._context.layout.backing(Kind.DATABASE, where.name)
         os.makedirs(os.path.dirname(backing), exist_ok=True)
         database = self._tree.database(where.name)
-        if target is not None and database.main is target:
-            self._tree.put_aside(target)
+        if database.main is not None:
+            self._tree.put_aside(database.main)
             database.detach(Kind.DATABASE)
         os.rename(source.path, backing)
         self._rebind(source, where, backing)

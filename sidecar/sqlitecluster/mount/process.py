@@ -8,6 +8,7 @@ send requests again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -53,7 +54,7 @@ def run(config: NodeConfig, fds: dict[str, int], init: bytes, successor: bool) -
     service = Service(tree)
     driver = Driver(service, CpuWake(enabled=config.hold_cpus_awake))
     service.driver = driver
-    operations = Operations(tree, names, successor=successor)
+    operations = service.operations = Operations(tree, names, successor=successor)
     driving.install()
     connection = takeover.connect(
         lambda fd: pyfuse3.init(operations, f"/dev/fd/{fd}", set()),
@@ -81,6 +82,7 @@ class Service:
         self._role = int(self._node[NodeWord.ROLE])
         self._asked = np.zeros(0, dtype=np.uint64)
         self.driver: Driver | None = None
+        self.operations: Operations | None = None
 
     def woken(self) -> None:
         """The replicator may have asked for raw ranges, or closed a generation of handles."""
@@ -90,9 +92,8 @@ class Service:
         for slot in np.flatnonzero(asks != self._asked[: len(asks)]):
             self._asked[slot] = asks[slot]
             self._answer_raw(int(slot))
-        for slot in np.flatnonzero(self._state.column(Word.POISONED) > self._state.column(Word.OPEN_GEN)):
-            words = self._state.slot(int(slot))
-            words[Word.OPEN_GEN] = words[Word.POISONED]
+        for slot in np.flatnonzero(self._state.column(Word.POISONED) >= self._state.column(Word.OPEN_GEN)):
+            self._poison(int(slot))
 
     def parked(self, count: int) -> None:
         """Show it."""
@@ -120,6 +121,15 @@ class Service:
         for database in self._tree.databases.values():
             if database.wal is not None:
                 database.wal.role = role
+
+    def _poison(self, slot: int) -> None:
+        database = self._tree.databases.get(self._state.name(slot))
+        if database is None or self.operations is None or self.driver is None:
+            return
+        database.open_generation()
+        for ino in self.operations.poison(database):
+            # In a thread: the kernel may have to wait for pages that this thread is asked for.
+            self.driver.background(functools.partial(pyfuse3.invalidate_inode, ino))
 
     def _answer_raw(self, slot: int) -> None:
         words = self._state.slot(slot)

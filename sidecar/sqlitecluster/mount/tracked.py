@@ -14,7 +14,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Park

@@ -25,7 +25,6 @@ from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.database import SHM_INODE_BIT, Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind, Place, join, place
-from sqlitecluster.shared import KIND_OTHER, Word
 from sqlitecluster.units import decode_name
 
 log = logging.getLogger(__name__)
@@ -71,8 +70,11 @@ class Tree:
                 self._load_database(decode_name(entry.name), fresh=fresh)
             except BadName as error:
                 log.warning("ignored a folder in dbs: %s [%s]", error, error.code)
-        if fresh:
-            self._remove_orphans()
+        for path, ino in self._orphans():
+            if fresh:
+                os.unlink(path)
+            else:
+                self._load_orphan(path, ino)
 
     def exists(self, name: str) -> bool:
         """Whether a database of that name exists now."""
@@ -316,22 +318,19 @@ class Tree:
             for name in (*directories, *files):
                 with contextlib.suppress(OSError):
                     self._lookup_other(join(path, name))
-        for path, ino in self._orphans():
-            if ino not in self._nodes:
-                file = File(self.context, Kind.FILE, f"(deleted {ino})", ino, path)
-                file.unlinked = file.inherited = True
-                self._nodes[ino] = file
+
+    def _load_orphan(self, path: str, ino: int) -> None:
+        file = File(self.context, Kind.FILE, f"(deleted {ino})", ino, path)
+        file.unlinked = file.inherited = True
+        self._nodes[ino] = file
 
     def _orphans(self) -> list[tuple[str, int]]:
         """Files without a name: (backing path, inode number)."""
         found = [entry.path for entry in os.scandir(f"{self.context.layout.data}/orphans")]
         result = [(path, os.stat(path).st_ino) for path in found]
-        gone = [entry.path for entry in os.scandir(f"{self.context.layout.runtime}/shm") if entry.name.endswith(".gone")]
+        shm = os.scandir(f"{self.context.layout.runtime}/shm")
+        gone = [entry.path for entry in shm if entry.name.endswith(".gone")]
         return result + [(path, os.stat(path).st_ino | SHM_INODE_BIT) for path in gone]
-
-    def _remove_orphans(self) -> None:
-        for path, _ino in self._orphans():
-            os.unlink(path)
 
 
 def _present(database: Database) -> list[str]:
@@ -339,10 +338,3 @@ def _present(database: Database) -> list[str]:
         return []
     sides = (kind for kind in _SIDES if database.file(kind) is not None)
     return ["", *(f"-{kind.value}" for kind in sides)]
-
-
-def is_local(file: File) -> bool:
-    """Whether a file's content stays on this node."""
-    if file.kind is Kind.DATABASE and file.database is not None:
-        return bool(file.database.words[Word.KIND] == KIND_OTHER)
-    return file.kind is Kind.FILE

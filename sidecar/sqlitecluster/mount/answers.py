@@ -1,0 +1,47 @@
+"""Turning what a request's method raises into what the kernel is answered.
+
+Rules:
+    1. Only FUSEError leaves a method. OSError becomes its errno; anything else is a bug,
+       is logged with its traceback and answered EIO. Otherwise one bug would end the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+def failed(error: Exception, name: str) -> pyfuse3.FUSEError:
+    """The answer for an error."""
+    if isinstance(error, OSError) and error.errno:
+        return pyfuse3.FUSEError(error.errno)
+    log.error("%s failed unexpectedly", name, exc_info=error)
+    return pyfuse3.FUSEError(errno.EIO)
+
+
+def answered(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Let only FUSEError out of a request's method."""
+
+    @functools.wraps(method)
+    async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await method(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:  # a request's top: everything becomes an errno
+            raise failed(error, method.__name__) from None
+
+    return guarded

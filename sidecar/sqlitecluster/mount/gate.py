@@ -1,0 +1,99 @@
+"""Who may do what now, and who must wait.
+
+Asked by the operations, once per request. Decisions are in ``roles``; here are the
+node's words, the caller's pid, the policies, and the wait for role locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from typing import Final
+
+import pyfuse3
+
+from sqlitecluster.mount import roles
+from sqlitecluster.mount.database import Database
+from sqlitecluster.mount.layout import Kind
+from sqlitecluster.mount.parking import Park
+from sqlitecluster.mount.tree import Tree
+from sqlitecluster.shared import NodeWord, Word
+
+log = logging.getLogger(__name__)
+
+_REPEAT_S: Final = 1.0  # how long after a take-over a request may be one that was executed already
+
+
+class Gate:
+    """The checks of one mount process."""
+
+    def __init__(self, tree: Tree, *, successor: bool) -> None:
+        self._tree = tree
+        self._context = tree.context
+        self._node = tree.context.state.node
+        self._repeats_until = time.monotonic() + _REPEAT_S if successor else 0.0
+
+    def is_replicator(self, ctx: pyfuse3.RequestContext) -> bool:
+        """Whether the caller is the replicator, for which no rule holds."""
+        return self._context.is_replicator(ctx.pid)
+
+    def may_be_repeated(self) -> bool:
+        """Whether a request may have been executed by the previous process, which died before it answered."""
+        return time.monotonic() < self._repeats_until
+
+    def change(self, path: str, ctx: pyfuse3.RequestContext) -> bool:
+        """Before a name is made, removed or moved; whether the caller is the replicator.
+
+        Raises:
+            OSError: EROFS, not on this node.
+        """
+        if self.is_replicator(ctx):
+            return True
+        if error := roles.change(int(self._node[NodeWord.ROLE]), self._tree.place(path).kind):
+            self._node[NodeWord.WRITES_REFUSED] += 1
+            raise OSError(error, "this node may not write")
+        return False
+
+    def opening(self, kind: Kind, flags: int) -> None:
+        """Before a program's open.
+
+        Raises:
+            OSError: EACCES.
+        """
+        read_only = self._context.config.replica_writes == "ReadOnly"
+        if error := roles.opening(int(self._node[NodeWord.ROLE]), kind, flags, read_only=read_only):
+            raise OSError(error, "not on this node")
+
+    def new_file(self, path: str, kind: Kind) -> None:
+        """Policy ``otherFiles``.
+
+        Raises:
+            OSError: EPERM.
+        """
+        if kind is not Kind.FILE or self._context.config.other_files != "Refuse":
+            return
+        # SQLite's own side files come before their database when one is restored by hand.
+        if not path.endswith(("-journal", "-wal", "-shm")) and "-mj" not in path:
+            log.warning("%s: only databases may be kept here (otherFiles: Refuse)", path)
+            raise OSError(errno.EPERM, "only databases may be kept here")
+
+    async def admitted(self, database: Database) -> None:
+        """Wait until a program may see this database here.
+
+        Raises:
+            OSError: EIO, the role locks were not taken in time.
+        """
+        words, node = database.words, self._node
+
+        def ready() -> bool:
+            return roles.may_open_now(
+                int(node[NodeWord.ROLE]), locked=words[Word.LOCKED] == 1, frozen=words[Word.FROZEN] == 1
+            )
+
+        if ready():
+            return
+        words[Word.LOCK_WANTED] = 1
+        database.touch()
+        if not await Park(ready, time.monotonic() + self._context.config.park_s):
+            raise OSError(errno.EIO, "the role locks were not taken in time")
