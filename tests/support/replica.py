@@ -118,7 +118,14 @@ def image_checksum(image: bytes, size: int) -> int:
 class Replica:
     """One node's services on plain folders."""
 
-    def __init__(self, folder: Path, *, threshold: int = 16 << 20) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threshold: int = 16 << 20,
+        state_fd: int | None = None,
+        supervisor: SupervisorLink | None = None,
+    ) -> None:
         self.folder = folder
         self.mount = folder / "mnt"
         self.mount.mkdir(parents=True, exist_ok=True)
@@ -129,7 +136,8 @@ class Replica:
             role="replica",
             wal_threshold_bytes=threshold,
         )
-        self.state = State(State.create())
+        self.state_fd = State.create() if state_fd is None else state_fd
+        self.state = State(self.state_fd)
         mount_bell = Bell(Bell.create(), self.state, NodeWord.MOUNT_SLEEPING)
         our_bell = Bell(Bell.create(), self.state, NodeWord.REPLICATOR_SLEEPING)
         self.store = NodeStore(folder / "data")
@@ -140,7 +148,7 @@ class Replica:
             state=self.state,
             bells=Bells(mount_bell, our_bell),
             mount_dir=self.mount,
-            supervisor=SupervisorLink.none(),
+            supervisor=supervisor or SupervisorLink.none(),
             on_transaction=lambda name, _header, at: self.seen.append((name, at)),
         )
 

@@ -32,6 +32,7 @@ from sqlitecluster.errors import (
     NotADatabase,
     PositionMismatch,
     SQLiteClusterError,
+    StoreError,
 )
 from sqlitecluster.replicator.drain import Drainer
 from sqlitecluster.replicator.locks import DbPaths
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 RETRY_S: Final = 0.25
 _IDLE_S: Final = 0.5
 _BUSY_S: Final = 0.001
+_PASSING: Final = (LockTimeout.code, NoSpace.code, StoreError.code)
+"""Problems that are over when the next change works."""
 
 
 def _nobody(_name: str) -> None:
@@ -73,6 +76,7 @@ class Applier:
         self._waiting: deque[Work] = deque()
         self._stopped: set[str] = set()
         self._retry_at: dict[str, float] = {}
+        self._hold_at: dict[str, float] = {}
         self._drainer = Drainer(node, self.wake)
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -97,6 +101,11 @@ class Applier:
                 db.close()
             else:
                 db.leave()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing waits and no WAL is being written back."""
+        return not self.queue.waiting_bytes and not self._drainer.busy
 
     def wake(self) -> None:
         """Make the thread look for work now."""
@@ -152,14 +161,10 @@ class Applier:
     def _turn(self) -> None:
         for slot in self._locks_wanted():
             self._hold(self._node.state.name(slot))
-        for db in self._drainer.turn():
-            self._waiting_again(db)
+        self._drainer.turn()
         self._waiting.extend(self.queue.take())
         if self._waiting:
             self._work_off()
-
-    def _waiting_again(self, name: str) -> None:
-        self._retry_at.pop(name, None)
 
     def _locks_wanted(self, *, all_of_them: bool = True) -> list[int]:
         """Slots for which a program waits; those that failed lately only when their time has come."""
@@ -168,7 +173,7 @@ class Applier:
         locked = state.column(Word.LOCKED)
         slots = [int(i) for i in ((wanted == 1) & (locked == 0)).nonzero()[0]]
         now = time.monotonic()
-        return [slot for slot in slots if self._retry_at.get(state.name(slot), 0.0) <= now]
+        return [slot for slot in slots if self._hold_at.get(state.name(slot), 0.0) <= now]
 
     def _work_off(self) -> None:
         """Do what can be done now, in order; the rest waits."""
@@ -231,8 +236,10 @@ class Applier:
                 self._node.problems.clear("Diverged", work.name)
             else:
                 db.drop(work.position)
-        self._retry_at.pop(work.name, None)
         self._drainer.look(db)
+        if self._retry_at.pop(work.name, None) is not None:
+            for code in _PASSING:
+                self._node.problems.clear(code, work.name)
 
     def _catch_up(self, db: ReplicaDb) -> None:
         """Finish what an error (a full disk) left between the log and the readers."""
@@ -240,25 +247,28 @@ class Applier:
             db.catch_up()
 
     def _hold(self, name: str) -> None:
+        """Make a database ready for programs; what cannot be done now is tried again."""
+        self._hold_at[name] = time.monotonic() + RETRY_S
         try:
             self._database(name).hold()
-            self._retry_at.pop(name, None)
         except (LockTimeout, NoSpace, OSError) as error:
-            self._later(name, error)
+            self._report(name, error)
         except SQLiteClusterError as error:
             self._stop(name, error)
 
     def _later(self, name: str, error: Exception) -> None:
+        self._report(name, error)
+        self._retry_at[name] = time.monotonic() + RETRY_S
+
+    def _report(self, name: str, error: Exception) -> None:
         code = error.code if isinstance(error, SQLiteClusterError) else "StoreError"
         text = error.message if isinstance(error, SQLiteClusterError) else str(error)
         self._node.problems.report(code, text, name)
-        self._retry_at[name] = time.monotonic() + RETRY_S
 
     def _stop(self, name: str, error: SQLiteClusterError) -> None:
         """This database does not go on by itself."""
         self._node.problems.report(error.code, error.message, name)
         self._stopped.add(name)
-        self._retry_at[name] = time.monotonic() + RETRY_S
         if not isinstance(error, NotADatabase):
             self.resync(name)
 

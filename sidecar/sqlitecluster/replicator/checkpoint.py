@@ -35,7 +35,8 @@ from sqlitecluster.replicator.walwriter import WalWriter, write_buffers
 
 _RUN_PAGES: Final = 256  # pages written by one call; below IOV_MAX
 _RUN_BYTES: Final = 1 << 20
-_MOST_HERE: Final = 2000  # frames that a restart backfills itself; more is left to the next pass
+MOST_AT_RESTART: Final = 2000
+"""Frames that a restart backfills itself; more is left to another pass."""
 _KEEP_FACTOR: Final = 2  # a WAL file longer than this many thresholds is cut after a restart
 
 
@@ -125,7 +126,7 @@ def try_restart(session: WalSession, writer: WalWriter, keep_bytes: int) -> bool
     if mx_frame == 0:
         return True
     left = mx_frame - session.index.backfilled
-    if left > _MOST_HERE or (left and Backfill(session).run(sync=False) < mx_frame):
+    if left > MOST_AT_RESTART or (left and Backfill(session).run(sync=False) < mx_frame):
         return False
     fd = os.open(session.paths.shm, os.O_RDWR | os.O_CLOEXEC)
     try:

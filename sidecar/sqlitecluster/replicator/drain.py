@@ -3,6 +3,7 @@
 Used by ``apply.Applier`` in the apply thread; one helper thread does the long copies.
 
     over the threshold   a pass in the helper: LTX durable, frames into the database, fsync
+    much came meanwhile  one more pass, to which applying waits
     pass done            for at most ``DRAIN_S`` the database is not applied to: new readers
                          read the database file, the old ones end, the WAL starts over
     a reader stays       another try ``AGAIN_S`` later; the WAL grows meanwhile and beyond
@@ -19,10 +20,10 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from sqlitecluster.replicator.checkpoint import sync_first, try_restart
+from sqlitecluster.replicator.checkpoint import MOST_AT_RESTART, sync_first, try_restart
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
 
@@ -41,7 +42,8 @@ class _State:
     """Frames that the pass must reach so that ``txid`` is durable."""
     txid: int = 0
     drain_until: float = 0.0
-    not_before: float = field(default=0.0)
+    """Not applied to before this time; 0 while applying goes on."""
+    not_before: float = 0.0
 
 
 class Drainer:
@@ -65,19 +67,23 @@ class Drainer:
             state = self._states[db.name] = _State(db)
         if state.running is not None or state.drain_until or time.monotonic() < state.not_before:
             return
+        self._begin(state)
+
+    def _begin(self, state: _State) -> None:
+        db = state.db
+        assert db.session is not None
+        assert db.writer is not None
         state.frames, state.txid = db.writer.header.mx_frame, db.store.applied
         state.running = self._helper.submit(sync_first, db.store.sync, db.session)
         state.running.add_done_callback(lambda _future: self._wake())
 
-    def turn(self) -> list[str]:
-        """Go on with what became possible; names that may be applied to again."""
-        free = []
-        for name, state in self._states.items():
+    def turn(self) -> None:
+        """Go on with what became possible."""
+        for state in list(self._states.values()):
             if state.running is not None and state.running.done():
                 self._passed(state)
-            if state.drain_until and self._drained(state):
-                free.append(name)
-        return free
+            if state.drain_until and state.running is None:
+                self._try_to_end(state)
 
     def is_draining(self, name: str) -> bool:
         """Whether applying to this database must wait for a moment."""
@@ -85,6 +91,11 @@ class Drainer:
             return False
         state = self._states.get(name)
         return state is not None and state.drain_until > 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a WAL is being written back now."""
+        return any(state.running is not None or state.drain_until for state in list(self._states.values()))
 
     def settle(self, name: str) -> None:
         """Wait for a running pass and forget the rest: the session is about to be closed."""
@@ -108,28 +119,36 @@ class Drainer:
         error = future.exception()
         if error is not None:
             self._node.problems.report("StoreError", f"writing the WAL back failed: {error}", state.db.name)
-            state.not_before = time.monotonic() + AGAIN_S
+            self._resume(state, AGAIN_S)
             return
-        if future.result() >= state.frames:
+        reached = future.result()
+        if reached >= state.frames:
             state.db.store.set_durable(state.txid)
+        if not state.drain_until:
+            self.draining += 1
         state.drain_until = time.monotonic() + DRAIN_S
-        self.draining += 1
+        assert state.db.writer is not None
+        if reached >= state.frames and state.db.writer.header.mx_frame - reached > MOST_AT_RESTART:
+            self._begin(state)
 
-    def _drained(self, state: _State) -> bool:
-        """True when applying may go on: the WAL started over, or a reader would not end."""
-        db, now = state.db, time.monotonic()
+    def _resume(self, state: _State, after_s: float) -> None:
+        """Apply again; the next pass not before ``after_s``."""
+        if state.drain_until:
+            self.draining -= 1
+        state.drain_until = 0.0
+        state.not_before = time.monotonic() + after_s
+
+    def _try_to_end(self, state: _State) -> None:
+        """Let applying go on: the WAL started over, or a reader would not end."""
+        db = state.db
         assert db.session is not None
         assert db.writer is not None
         done = try_restart(db.session, db.writer, self._threshold)
-        if not done and now < state.drain_until:
-            return False
-        state.drain_until = 0.0
-        self.draining -= 1
+        if not done and time.monotonic() < state.drain_until:
+            return
+        self._resume(state, 0.0 if done else AGAIN_S)
         if done:
             self._node.problems.clear("WalPinned", db.name)
-            return True
-        state.not_before = now + AGAIN_S
-        if db.writer.size > PINNED * self._threshold:
+        elif db.writer.size > PINNED * self._threshold:
             text = f"a reader keeps {db.writer.size >> 20} MiB of the write-ahead log from being written back"
             self._node.problems.report("WalPinned", text, db.name)
-        return True

@@ -76,7 +76,7 @@ class Image:
         _sync_folder(folder)
         return cls(folder / name, work.page_size, work.pages, at, work.timestamp_ms)
 
-    def batches(self) -> Iterator[tuple[int, bytes | bytearray]]:
+    def batches(self) -> Iterator[tuple[int, bytes]]:
         """(first page number, bytes of whole pages), in order."""
         step = max(1, _BATCH // self.page_size)
         with open(self.path, "rb") as file:
@@ -133,7 +133,8 @@ def create(image: Image, paths: DbPaths) -> None:
             if first == 1:
                 first_page, data = data[: image.page_size], data[image.page_size :]
                 first = 2
-            write_buffers(fd, [data], (first - 1) * image.page_size)
+            if np.frombuffer(data, np.uint64).any():  # a hole stays a hole
+                write_buffers(fd, [data], (first - 1) * image.page_size)
             failpoints.hit("install.copying")
         write_buffers(fd, [first_page], 0)
         os.ftruncate(fd, image.pages * image.page_size)
@@ -188,13 +189,13 @@ class ContentReader:
         self._frames: npt.NDArray[np.int64] = np.zeros(max(self.pages, int(numbers.max(initial=0))) + 1, np.int64)
         self._frames[numbers] = np.arange(1, len(numbers) + 1)  # the last, newest one stays
 
-    def batches(self) -> Iterator[tuple[int, bytes | bytearray]]:
+    def batches(self) -> Iterator[tuple[int, bytes]]:
         """(first page number, bytes of whole pages), in order."""
         step = max(1, _BATCH // self.page_size)
         for first in range(1, self.pages + 1, step):
             yield first, self.read(first, min(step, self.pages + 1 - first))
 
-    def read(self, first: int, count: int) -> bytearray:
+    def read(self, first: int, count: int) -> bytes:
         """``count`` pages from ``first`` on; zeros beyond the end."""
         session, size = self._session, self._session.page_size
         out = bytearray(count * size)
@@ -205,7 +206,7 @@ class ContentReader:
             frame = int(self._frames[first + offset])
             at = HEADER_SIZE + (frame - 1) * (FRAME_HEADER_SIZE + size) + FRAME_HEADER_SIZE
             out[offset * size : (offset + 1) * size] = os.pread(session.wal_fd, size, at)
-        return out
+        return bytes(out)
 
 
 def remove(paths: DbPaths) -> None:

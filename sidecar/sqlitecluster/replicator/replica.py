@@ -242,7 +242,7 @@ class ReplicaDb:
         if session is None or writer is None:
             raise StoreError(f"{self.name}: the database file is missing")
         if not pages:
-            pages = [(1, bytes(install.ContentReader(session).read(1, 1)))]
+            pages = [(1, install.ContentReader(session).read(1, 1))]
         try:
             if len(pages) * session.page_size <= BATCH_BYTES:
                 writer.append(pages, commit)
@@ -334,6 +334,8 @@ class ReplicaDb:
     def _keep_untracked(self) -> None:
         """A database that was never replicated is copied to lost+found before it is replaced."""
         database = self.paths.database
+        if install.Image.find(self.store.dir) is not None:
+            install.clear_unfinished(self.paths)
         if self.store.position.is_zero and install.state_of(database) == "database":
             node = self._node.store
             lostfound.copy(node.data_dir, node.disk, node.clock.now_ms(), self.name, "not replicated before", database)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sqlitecluster.errors import Diverged, LTXError, PositionMismatch
 from sqlitecluster.ltx import Header, decode, encode
+from sqlitecluster.replicator.apply import Applier
 from sqlitecluster.replicator.checkpoint import try_restart
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.work import Drop, Install, Marker, Transaction
 from sqlitecluster.shared import Word
-from support.program import Program, program
 from support.replica import Primary, Replica, wait_for
+from support.sqlprogram import Program, program
 
 TRANSACTIONS = 1500 if os.environ.get("SQLITECLUSTER_SOAK") else 250
 """Per mode in the random test; the long form runs in the soak."""
@@ -207,7 +208,7 @@ def test_random_transactions_with_vacuum_end_byte_identical(tmp_path: Path) -> N
         applier = replica.applier()
         applier.start()
         random_transactions(primary, replica, applier.queue.put, random.Random(7))
-        wait_for(lambda applier=applier: applier.queue.waiting_bytes == 0)  # type: ignore[misc]
+        drained(applier)
         with program(replica.path()) as other:
             assert other.run("PRAGMA integrity_check") == [["ok"]]
             assert other.run("SELECT count(*), total(a) FROM t") == [
@@ -219,8 +220,13 @@ def test_random_transactions_with_vacuum_end_byte_identical(tmp_path: Path) -> N
         primary.sql.close()
 
 
-def random_transactions(primary: Primary, replica: Replica, put: object, dice: random.Random) -> None:
-    assert callable(put)
+def drained(applier: Applier) -> None:
+    wait_for(lambda: applier.queue.waiting_bytes == 0)
+
+
+def random_transactions(
+    primary: Primary, replica: Replica, put: Callable[[Transaction], None], dice: random.Random
+) -> None:
     put(Transaction("x.db", primary.run(CREATE)))
     reader = Program(_wait_path(replica))
     for n in range(TRANSACTIONS):
@@ -267,7 +273,7 @@ def test_overlapping_readers_do_not_keep_the_log_from_starting_over(tmp_path: Pa
         if n:
             other.run("COMMIT")
         sizes.append(replica.path("x.db-wal").stat().st_size)
-    wait_for(lambda: applier.queue.waiting_bytes == 0)
+    drained(applier)
     for reader in readers:
         reader.error_of("COMMIT")
         reader.close()

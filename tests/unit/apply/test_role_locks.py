@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from sqlitecluster.errors import LockTimeout, NotADatabase
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.walsession import NotInWalError, WalSession
 from sqlitecluster.replicator.walwriter import append_as_writer
-from support.program import Program, program
 from support.replica import Primary
+from support.sqlprogram import Program, program
 
 MODES = ["wal", "delete"]
 LIBRARIES = ["sqlite3", "apsw"]
@@ -118,8 +119,6 @@ def test_a_rollback_reader_in_a_transaction_keeps_the_database_from_being_turned
 
 
 def test_locks_live_in_duplicates_and_are_adopted(database: Path) -> None:
-    import os
-
     kept: dict[str, int] = {}
 
     def keep(kind: str, fd: int) -> None:
@@ -146,7 +145,8 @@ def test_a_hot_journal_is_played_back_first(tmp_path: Path) -> None:
     other.run("PRAGMA cache_size=1")
     other.run("BEGIN IMMEDIATE")
     other.run(
-        "CREATE TABLE big AS WITH r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r LIMIT 400) SELECT randomblob(900) FROM r"
+        "CREATE TABLE big AS WITH r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r LIMIT 400) "
+        "SELECT randomblob(900) FROM r"
     )
     other.kill()
     assert (tmp_path / "x.db-journal").stat().st_size > 0
