@@ -12,7 +12,9 @@ Rules:
        to the last: each such rewrite is reported, so that a chain that became valid is
        looked at.
     4. A lower write whose frame header differs in page, commit size or salt starts a
-       different transaction there: everything above is void.
+       different transaction there: everything above is void. Frames that SQLite appends
+       between a rewritten page and the commit have no salt yet (walEncodeFrame leaves it
+       zero while iReCksum is set): giving them theirs is no difference.
 
 Source: SQLite wal.c (walEncodeFrame, sqlite3WalFrames, walRewriteChecksums); file format, section 4.
 """
@@ -27,6 +29,7 @@ HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
 _MAGIC: Final = frozenset((b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"))
 _NO_COMMIT: Final = b"\0\0\0\0"
+_NO_SALT: Final = bytes(8)
 _PAGE_SIZES: Final = frozenset(1 << n for n in range(9, 17))
 
 Read = Callable[[int, int], bytes]
@@ -102,7 +105,7 @@ class WalTracker:
         if len(data) < FRAME_HEADER_BYTES:
             return self._read(offset, len(data)) != data
         old = self._read(offset, FRAME_HEADER_BYTES)
-        return old[:16] != data[:16]
+        return old[:8] != data[:8] or (old[8:16] != data[8:16] and old[8:16] != _NO_SALT)
 
     def rewind(self, offset: int) -> None:
         """Everything from ``offset`` (a frame's start) on is void."""
@@ -146,7 +149,7 @@ class WalTracker:
         self._start = max(self._start, HEADER_BYTES)
         while self._start + self._frame <= size:
             header = self._read(self._start, FRAME_HEADER_BYTES)
-            if header[8:16] != self._salt:
+            if header[8:16] not in (self._salt, _NO_SALT):
                 self.size = self._start  # bytes of an older generation
                 return seen
             self._commit = header[4:8] != _NO_COMMIT
@@ -154,7 +157,7 @@ class WalTracker:
         self.size = max(size, self._start)
         if self.size >= self._start + 8:
             header = self._read(self._start, min(FRAME_HEADER_BYTES, self.size - self._start))
-            if len(header) >= 16 and header[8:16] != self._salt:
+            if len(header) >= 16 and header[8:16] not in (self._salt, _NO_SALT):
                 self.size = self._start
             self._commit = header[4:8] != _NO_COMMIT
         return seen
