@@ -133,7 +133,7 @@ def create(image: Image, paths: DbPaths) -> None:
             if first == 1:
                 first_page, data = data[: image.page_size], data[image.page_size :]
                 first = 2
-            if np.frombuffer(data, np.uint64).any():  # a hole stays a hole
+            if data and np.frombuffer(data, np.uint64).any():  # a hole stays a hole
                 write_buffers(fd, [data], (first - 1) * image.page_size)
             failpoints.hit("install.copying")
         write_buffers(fd, [first_page], 0)
