@@ -113,9 +113,10 @@ def merge(blobs: Sequence[bytes]) -> bytes:
     headers = [_peek(blob) for blob in blobs]
     check_chain(headers)
     header = _merged_header(headers)
+    bound = packed_bound(header.page_size)
     kept: dict[int, tuple[int, int, int]] = {}
     for i, limit in zip(range(len(blobs) - 1, -1, -1), reversed(_limits(headers)), strict=True):
-        _collect(blobs[i], i, limit, kept)
+        _collect(blobs[i], i, limit, bound, kept)
     out: list[bytes] = []
     encoder = Encoder(out.append, header)
     for pgno in sorted(kept):
@@ -132,10 +133,9 @@ def _peek(blob: bytes) -> Header:
     return Header.parse(blob[:HEADER_SIZE])
 
 
-def _collect(blob: bytes, source: int, limit: int, kept: dict[int, tuple[int, int, int]]) -> None:
+def _collect(blob: bytes, source: int, limit: int, bound: int, kept: dict[int, tuple[int, int, int]]) -> None:
     """Note where the block of each page stands that no newer source has and no later cut removed."""
     at, end = HEADER_SIZE, len(blob) - TRAILER_SIZE - 9
-    bound = packed_bound(_peek(blob).page_size)
     while at <= end - 6:
         pgno, flags, size = _PAGE.unpack_from(blob, at)
         if not pgno:
