@@ -10,6 +10,7 @@ Called by the housekeeper, and by ``NodeStore.close`` for a clean stop.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -36,8 +37,8 @@ def cut(database: DatabaseStore, log: NodeLog) -> int:
         _write(database, entries, blobs)
         failpoints.hit("cutter.before-release")
         database.tail.mark_cut(entries)
-        for entry in entries:
-            log.release(entry.place.segment)
+        for segment, blobs_in_it in Counter(entry.place.segment for entry in entries).items():
+            log.release(segment, blobs_in_it)
         files += 1
     if files:
         database.state.sync()

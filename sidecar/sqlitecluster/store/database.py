@@ -28,7 +28,7 @@ from sqlitecluster.store import chain, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
 from sqlitecluster.store.ltxdir import LTXDirectory, LTXFileInfo
 from sqlitecluster.store.marks import Marks, WalMark
-from sqlitecluster.store.state import StateFile, StateWord
+from sqlitecluster.store.state import OWNER_PROGRAMS, StateFile, StateWord
 from sqlitecluster.store.tail import Entry, Tail
 from sqlitecluster.units import encode_name
 
@@ -153,6 +153,8 @@ class DatabaseStore(Marks):
         words[StateWord.PAGE_SIZE] = header.page_size
         words[StateWord.COMMIT] = header.commit
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
+        if header.node_id == self._node.node_id:
+            words[StateWord.OWNER] = OWNER_PROGRAMS
         self.position = Position(header.max_txid, post)
 
     def _store_sums(self, header: Header, pgnos: PageNumbers, page_sums: Sums) -> None:
