@@ -128,12 +128,12 @@ def subdirectories(run: Run) -> None:
 def other_files_stay_on_their_node(run: Run) -> None:
     cluster = run.shared()
     (cluster.primary.mount / "notes.txt").write_text("local\n")
-    (cluster.replica.mount / "mine.txt").write_text("also local\n")
+    (cluster.replica.mount / "my notes.txt").write_text("also local\n")  # no name of a database
     fill(cluster.primary.mount / "beside.db", 1)
     cluster.wait_synced("beside.db")
     assert (cluster.primary.mount / "notes.txt").read_text() == "local\n"
     assert not (cluster.replica.mount / "notes.txt").exists()
-    assert not (cluster.primary.mount / "mine.txt").exists()
+    assert not (cluster.primary.mount / "my notes.txt").exists()
     assert "notes.txt" in str(cluster.primary.info()), "status does not report the local file"
     assert "local" in cluster.primary.get("/metrics").decode(), "no metric counts local files"
 

@@ -200,19 +200,25 @@ def the_primary_restarts(run: Run) -> None:
 
 @case
 def a_program_cannot_write_into_the_bare_directory(run: Run) -> None:
-    """While nothing is mounted, a database must not be created below the mount point by mistake."""
+    """After a crash nothing is mounted: a database must not be created below the mount point by mistake."""
     with run.cluster("bare", 1) as cluster:
-        fill(cluster.primary.mount / "a.db", 1)
-        cluster.primary.stop()
+        node = cluster.primary
+        fill(node.mount / "a.db", 1)
+        assert node.process is not None
+        node.kill("supervisor")
+        node.process.wait(30)
+        assert processes.wait_until(lambda: not any(map(processes.alive, node.pids().values())), limit_s=60)
+        for point in processes.mounts_under(node.mount):
+            processes.unmount(point)
         try:
-            run_sql(cluster.primary.mount / "a.db", "CREATE TABLE t(x)")
+            run_sql(node.mount / "a.db", "CREATE TABLE t(x)")
         except sqlite3.Error:
             pass
         else:
             assert not _immutable_works(run.folder), "a program wrote below the unmounted directory"
-            (cluster.primary.mount / "a.db").unlink()
-        cluster.primary.start()
-        assert value(cluster.primary.mount / "a.db", "SELECT count(*) FROM t") == 1
+            (node.mount / "a.db").unlink()
+        node.start()
+        assert value(node.mount / "a.db", "SELECT count(*) FROM t") == 1
 
 
 def _immutable_works(folder: Path) -> bool:
