@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sqlitecluster import __version__
-from sqlitecluster.cli import client, local, ltx, node
+from sqlitecluster.cli import local, node
 from sqlitecluster.cli.terminal import paint
 from sqlitecluster.errors import SQLiteClusterError
 
@@ -37,8 +37,13 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all commands; each sets ``run`` to its function."""
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The parser; each command sets ``run`` to its function.
+
+    Args:
+        command: the command that is going to run, if known. ``node`` and ``local`` then
+            get a parser without the clients, whose imports would delay every start of a node.
+    """
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
@@ -47,14 +52,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for module in (node, local, client, ltx):
-        module.register(subparsers)
+    node.register(subparsers)
+    local.register(subparsers)
+    if command not in ("node", "local"):
+        from sqlitecluster.cli import client, ltx
+
+        client.register(subparsers)
+        ltx.register(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = build_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser(argv[0] if argv else "")
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help()

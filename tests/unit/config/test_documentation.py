@@ -1,0 +1,49 @@
+"""docs/configuration.md lists exactly the keys and the defaults that the code has."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlitecluster.config.load import camel, keys
+from sqlitecluster.config.model import NodeConfig
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
+ROW = re.compile(r"^\| `([A-Za-z.]+)` \|([^|]*)\|", re.MULTILINE)
+SAID_IN_WORDS = {"runtimeDir", "primaryUrl", "primaryName"}
+
+
+def defaults(kind: Any = NodeConfig, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for field in fields(kind):
+        key = prefix + camel(field.name)
+        if is_dataclass(field.default_factory):
+            found |= {key: MISSING, **defaults(field.default_factory, key + ".")}
+        else:
+            found[key] = field.default
+    return found
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    documented = [row[0] for row in ROW.findall(PAGE.read_text())]
+
+    assert sorted(documented) == sorted(key.path for key in keys())
+
+
+def test_the_documented_defaults_are_the_real_ones() -> None:
+    real = defaults()
+    for key, text in ROW.findall(PAGE.read_text()):
+        default = real[key]
+        if default is MISSING:
+            assert text.strip() in ("", "required"), key
+        elif key not in SAID_IN_WORDS:
+            shown = (
+                str(default).lower()
+                if isinstance(default, bool)
+                else f"{default:g}"
+                if isinstance(default, float)
+                else default
+            )
+            assert text.strip() == f"`{shown}`", key
