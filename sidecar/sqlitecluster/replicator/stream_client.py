@@ -127,7 +127,10 @@ class StreamClient:
         except SQLiteClusterError as error:
             report(error.code, error.message)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            report("NoPrimary", f"{self._node.config.primary_url}: {_text(error)}")
+            if self.connected:
+                report("StreamBroken", f"the connection to the primary broke: {_text(error)}")
+            else:
+                report("NoPrimary", f"no primary answers at {self._node.config.primary_url}: {_text(error)}")
         finally:
             self._ended()
         return RETRY_S
@@ -253,4 +256,8 @@ async def _raise_refusal(response: aiohttp.ClientResponse) -> None:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error.os_error.strerror or error.os_error)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it ended in the middle"
     return str(error) or type(error).__name__
