@@ -56,7 +56,7 @@ class LiveDatabase:
             max_txid=at.txid + 1,
             timestamp_ms=1,
             pre_apply=at.checksum,
-            node_id=store.node_id,
+            node_id=store.node_id ^ 1,
         )
         db.append(encode(header, changed, post), header, post, [n for n, _ in changed], sums)
         self.captured = pages

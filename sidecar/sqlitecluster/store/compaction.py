@@ -28,6 +28,11 @@ MAX_BYTES: Final = 64 << 20
 
 def compact_level(database: DatabaseStore, level: int) -> LTXFileInfo | None:
     """Join the next files of ``level - 1`` into one of ``level``; None when there are too few."""
+    with database.upkeep:
+        return _compact(database, level)
+
+
+def _compact(database: DatabaseStore, level: int) -> LTXFileInfo | None:
     sources = _candidates(database, level)
     if len(sources) < MIN_FILES:
         return None

@@ -3,7 +3,8 @@
 Rules:
     1. A segment's blobs are released only after their LTX file is whole and durable.
     2. Blobs of different page sizes, and too many bytes for one file, make several files.
-    3. One blob becomes a file as it is, with its WAL fields; joined ones lose them.
+    3. A reset of the chain waits for a running cut (``upkeep``): no blob is released twice.
+    4. One blob becomes a file as it is, with its WAL fields; joined ones lose them.
 
 Called by the housekeeper, and by ``NodeStore.close`` for a clean stop.
 """
@@ -32,6 +33,11 @@ def cut(database: DatabaseStore, log: NodeLog) -> int:
     Raises:
         NoSpace: the disk is full; what was not cut stays in the log.
     """
+    with database.upkeep:
+        return _cut(database, log)
+
+
+def _cut(database: DatabaseStore, log: NodeLog) -> int:
     files = 0
     for entries, blobs in _groups(database.tail.uncut()):
         _write(database, entries, blobs)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sqlitecluster import failpoints
 from sqlitecluster.errors import CorruptLTX, FormatError, LimitError, PositionMismatch
 from sqlitecluster.ltx import Header
 from sqlitecluster.replication.position import Position
@@ -71,6 +72,8 @@ class DatabaseStore(Marks):
         self.tail = Tail(node.ring)
         self._checksums: ChecksumArray | None = None
         self._open_lock = threading.Lock()
+        self.upkeep = threading.RLock()
+        """Held while files of the chain are made or voided: cuts, joins and resets exclude one another."""
         self._pins: dict[str, int] = {}
         chain.load(self, node)
 
@@ -115,6 +118,7 @@ class DatabaseStore(Marks):
             self.tail.add(Entry(header.min_txid, header.max_txid, trailer_post, place, ltx_bytes))
             self._node.appended()
         self._advance(header, trailer_post)
+        failpoints.hit("store.before-sums")
         if pgnos is not None and page_sums is not None:
             self._store_sums(header, pgnos, page_sums)
 
@@ -153,7 +157,7 @@ class DatabaseStore(Marks):
         words[StateWord.PAGE_SIZE] = header.page_size
         words[StateWord.COMMIT] = header.commit
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
-        if header.node_id == self._node.node_id:
+        if header.node_id == self._node.node_id and not words[StateWord.WAL_OWNER]:
             words[StateWord.OWNER] = OWNER_PROGRAMS
         self.position = Position(header.max_txid, post)
 
@@ -173,23 +177,27 @@ class DatabaseStore(Marks):
         LTX files stay for the retention to remove; ``keep_tail`` first moves those of a
         diverged history away. Page checksums are the caller's.
         """
-        for entry in self.tail.clear():
-            self._node.log.release(entry.place.segment)
-        gone = [info for info in self.files.files if info.max_txid > position.txid]
-        if gone:
-            self._node.keep(self.name, "reset", [self.files.file_path(info) for info in gone], [])
-            self.files.forget(gone)
+        with self.upkeep:
+            for entry in self.tail.clear():
+                self._node.log.release(entry.place.segment)
+            gone = self.files.forget([info for info in self.files.files if info.max_txid > position.txid])
+            if gone:
+                self._node.keep(self.name, "reset", [self.files.file_path(info) for info in gone], [])
+            failpoints.hit("store.before-reset")
+            self._set_base(position, page_size, commit)
+            self._words[StateWord.TIMESTAMP_MS] = timestamp_ms
+            if epoch is not None:
+                self._words[StateWord.EPOCH] = epoch
+            self.state.sync()
+            self.position = position
+
+    def _set_base(self, position: Position, page_size: int, commit: int) -> None:
         words = self._words
         self.state.touch()
         words[StateWord.BASE_LOG_SEQ] = self._node.log.sequence
         words[StateWord.BASE_TXID], words[StateWord.BASE_CHECKSUM] = position.txid, position.checksum
         words[StateWord.TXID], words[StateWord.CHECKSUM] = position.txid, position.checksum
         words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = page_size, commit
-        words[StateWord.TIMESTAMP_MS] = timestamp_ms
-        if epoch is not None:
-            words[StateWord.EPOCH] = epoch
-        self.state.sync()
-        self.position = position
 
     def keep_tail(self, from_txid: int, reason: str) -> Path | None:
         """Move transactions above ``from_txid`` into lost+found, as LTX files; returns the folder.
@@ -197,18 +205,12 @@ class DatabaseStore(Marks):
         The position does not change: a re-sync with ``reset`` follows. A file that holds
         ``from_txid`` and later ones is moved whole.
         """
-        infos = [info for info in self.files.files if info.max_txid > from_txid]
-        blobs: list[tuple[str, bytes]] = []
-        for entry in self.tail.uncut():
-            blob = entry.read() if entry.max_txid > from_txid else None
-            if blob is not None:
-                blobs.append((f"{entry.min_txid:016x}-{entry.max_txid:016x}.ltx", blob))
-        if not infos and not blobs:
-            return None
-        paths = [self.files.file_path(info) for info in infos]
-        kept = self._node.keep(self.name, reason, paths, blobs)
-        self.files.forget(infos)
-        return kept
+        with self.upkeep:
+            self._node.cut(self)
+            infos = self.files.forget([info for info in self.files.files if info.max_txid > from_txid])
+            if not infos:
+                return None
+            return self._node.keep(self.name, reason, [self.files.file_path(info) for info in infos], [])
 
     # -- giving it out ------------------------------------------------------------------
 
@@ -278,9 +280,7 @@ class DatabaseStore(Marks):
 
     def quarantine(self, path: Path, why: str) -> None:
         """Move a damaged LTX file to lost+found."""
-        infos = [info for info in self.files.files if self.files.file_path(info) == path]
-        self.files.forget(infos)
-        if infos:
+        if self.files.forget([info for info in self.files.files if self.files.file_path(info) == path]):
             kept = self._node.keep(self.name, "corrupt", [path], [])
             log.error("%s: damaged LTX file %s moved to %s: %s", self.name, path.name, kept, why)
             self._node.corrupt_files += 1

@@ -101,16 +101,16 @@ class LTXDirectory:
 
     def remove(self, infos: Iterable[LTXFileInfo]) -> None:
         """Remove files: first from the index, then from the disk."""
-        gone = set(infos)
-        self.forget(gone)
-        for info in gone:
+        for info in self.forget(infos):
             self._disk.unlink(self.file_path(info))
 
-    def forget(self, infos: Iterable[LTXFileInfo]) -> None:
-        """Take files out of the index only; somebody moves them elsewhere."""
+    def forget(self, infos: Iterable[LTXFileInfo]) -> list[LTXFileInfo]:
+        """Take files out of the index; returns those that were in it: they are the caller's to move."""
         gone = set(infos)
         with self._lock:
+            taken = [info for info in self.files if info in gone]
             self.files = tuple(info for info in self.files if info not in gone)
+        return taken
 
     def _folder(self, level: int) -> Path:
         folder = self.path / str(level)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sqlitecluster.errors import BadName, ClusterMismatch, CorruptStore
-from sqlitecluster.store import lostfound
+from sqlitecluster.store import cutter, lostfound
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.log import SEGMENT_SIZE, Logged, NodeLog
@@ -152,6 +152,10 @@ class NodeStore:
         if self.sleeping:
             self.sleeping = False
             self.wake.set()
+
+    def cut(self, database: DatabaseStore) -> int:
+        """Write what a database has in the log into LTX files; returns the number of files."""
+        return cutter.cut(database, self.log)
 
     def keep(self, name: str, reason: str, paths: Sequence[Path], blobs: Sequence[tuple[str, bytes]]) -> Path:
         """Move files and bytes of a database to lost+found."""

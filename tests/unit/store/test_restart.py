@@ -41,8 +41,8 @@ def test_killed_after_any_append_the_chain_is_whole(tmp_path: Path, deaths: Deat
     for _ in range(12):
         model.write_many(1)
         positions.append(model.store.position)
-    assert [name for name, _ in deaths.found] == ["log.after-append"] * 12
-    for expected, (_name, copy) in zip(positions, deaths.found, strict=True):
+    assert [name for name, _ in deaths.found] == ["log.after-append", "store.before-sums"] * 12
+    for expected, (_name, copy) in zip([p for p in positions for _ in range(2)], deaths.found, strict=True):
         db = make(copy)[0].open("app.db")
         assert db.position == expected
         assert db.checksums.rolling == expected.checksum
@@ -72,6 +72,20 @@ def test_killed_while_compacting_the_files_are_as_before(tmp_path: Path, deaths:
     db = make(copy)[0].open("app.db")
     assert rebuilt(db) == model.pages
     assert not list(copy.rglob("*.tmp"))
+
+
+def test_killed_during_a_reset_the_old_history_is_there_or_set_aside(tmp_path: Path, deaths: Deaths) -> None:
+    _store, model = make(tmp_path / "data", segment_size=1 << 16)
+    model.write_many(4)
+    at = model.store.position
+    model.store.keep_tail(0, "diverged")
+    model.store.reset(Position(9, at.checksum), page_size=512, commit=1, timestamp_ms=1)
+    (copy,) = [copy for name, copy in deaths.found if name == "store.before-reset"]
+    db = make(copy)[0].open("app.db")
+    assert db.position == at
+    assert list((copy / "lost+found").glob("*/*.ltx"))
+    db.reset(Position(9, at.checksum), page_size=512, commit=1, timestamp_ms=1)
+    assert make(copy)[0].open("app.db").position.txid == 9
 
 
 def test_killed_between_log_and_checksums_the_sums_are_completed(tmp_path: Path) -> None:
