@@ -25,6 +25,7 @@ from typing import Final
 
 from sqlitecluster.errors import CorruptStore, NotADatabase
 from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, gather_pause, tail_pause
+from sqlitecluster.replicator.capture_proof import QUIET_S
 from sqlitecluster.replicator.capture_publish import CapturedDatabase
 from sqlitecluster.replicator.capture_raw import QUIET_NS, ImageCapture
 from sqlitecluster.replicator.capture_recovery import recover
@@ -87,7 +88,7 @@ class DatabaseCapture:
         state = self.wal.turn(now - self.last_event)
         if state is Turn.IMAGE:
             waiting = self.db.compare_wanted
-            self.db.compare_wanted = True
+            self.db.want_compare("the WAL does not continue the history")
             return RETRY_S if waiting else 0.0
         if state is Turn.MORE:
             return 0.0
@@ -95,14 +96,13 @@ class DatabaseCapture:
         self.gathering = pause > 0
         if pause:
             return pause
-        return tail_pause(now - self.last_event) if state is Turn.TAIL else self._idle()
+        return tail_pause(now - self.last_event) if state is Turn.TAIL else self._idle(now)
 
-    def _idle(self) -> float:
+    def _idle(self, now: float) -> float:
         """Nothing is left: does something have to be asked for, or begun?"""
         words = self.words
-        if (self.db.is_new or self.db.is_dropped) and not self.db.compare_wanted:
-            self.db.compare_wanted = True
-            return 0.0
+        if self.db.is_new or self.db.is_dropped:
+            return self._begin_history(now)
         if not words[Word.DIRTY_RAW]:
             return NEVER
         quiet = time.monotonic_ns() - words[Word.LAST_WRITE_NS]
@@ -111,6 +111,18 @@ class DatabaseCapture:
         words[Word.RAW_ASK] = words[Word.EVENT_SEQ]
         self.db.node.bells.mount.ring()
         return RETRY_S
+
+    def _begin_history(self, now: float) -> float:
+        """Nothing is captured and no commit is announced: the file was there before, or was written raw."""
+        if self.db.compare_wanted:
+            return NEVER
+        quiet = now - self.last_event
+        if self.words[Word.HAS_JOURNAL] and quiet < RETRY_S:
+            return RETRY_S
+        if quiet < QUIET_S:
+            return QUIET_S - quiet
+        self.db.want_compare("its history begins")
+        return 0.0
 
     def _no_database(self) -> float:
         if self.words[Word.KIND] == KIND_OTHER and not self.db.is_new and not self.db.is_dropped:
@@ -145,11 +157,9 @@ class DatabaseCapture:
                 return False
             self._capture_spool(spool)
         except FileNotFoundError:
-            log.warning("%s: spool %d is missing; the image is compared", self.db.name, seq)
-            self.db.compare_wanted = True
+            self.db.want_compare(f"spool {seq} is missing")
         except CorruptStore as damage:
-            log.warning("%s: %s; the image is compared", self.db.name, damage.message)
-            self.db.compare_wanted = True
+            self.db.want_compare(damage.message)
         self.db.node.failpoint("capture.before-spool-unlink")
         path.unlink(missing_ok=True)
         words[Word.SPOOL_DONE] = seq
@@ -163,7 +173,7 @@ class DatabaseCapture:
                 continue
         try:
             if not capture_spool(self.db, spool):
-                self.db.compare_wanted = True
+                self.db.want_compare("a commit changed less than the whole database, whose history begins")
         except NotADatabase as wrong:
             self.db.node.problems.report(wrong.code, f"{wrong.message}. Nothing is replicated", self.db.name)
 
@@ -175,7 +185,7 @@ class DatabaseCapture:
         generation, path = found
         state = Turn.DONE if self.db.is_new else self.wal.gone(path, generation)
         if state is Turn.IMAGE or self.db.is_new:
-            self.db.compare_wanted = True
+            self.db.want_compare("an unlinked WAL does not continue the history")
         if state is not Turn.MORE:
             path.unlink(missing_ok=True)
             if self.wal.content is not None and self.wal.content.generation == generation:
@@ -207,7 +217,7 @@ class DatabaseCapture:
             db.publish([], db.store.page_size, 0, 1)
         self.close()
         db.store.set_wal_mark(0, 0, 0, 0)
-        db.compare_wanted = words[Word.KIND] == KIND_DATABASE
+        db.compare_wanted = False
         words[Word.GONE_DONE] = drop
         self.last_event = now
         return 0.0

@@ -6,11 +6,12 @@ So capture follows the published ``mxFrame``; where there is none to follow, it 
 another proof.
 
     INDEX     the wal-index belongs to this content: up to its mxFrame, nothing else
-    RESTART   the wal-index has other salts: this content is about to be replaced, every
-              published frame was written back into the database file first
+    RESTART   the wal-index has the next salts (salt 1 grows by one): this content is about
+              to be replaced, every published frame was written back into the database first
     SILENT    no wal-index speaks: EXCLUSIVE locking keeps it in the program's memory, or
               no program has the database open (the next one to open it publishes all)
-    WAIT      a program is connected, but its wal-index cannot be read at the moment
+    WAIT      a program is connected, but its wal-index cannot be read at the moment, or it
+              still has older salts: the first commit of a new log is not published yet
 
 Without an index every commit that another write follows at exactly its end is published:
 a writer goes on from there only when it took the commit for done. Only the last one is in
@@ -53,7 +54,14 @@ def choose_source(index_salts: tuple[int, int] | None, wal_salts: tuple[int, int
         return Source.SILENT
     if index_salts is None:
         return Source.WAIT
-    return Source.INDEX if index_salts == wal_salts else Source.RESTART
+    if index_salts == wal_salts:
+        return Source.INDEX
+    return Source.RESTART if follows(index_salts, wal_salts) else Source.WAIT
+
+
+def follows(index_salts: tuple[int, int], wal_salts: tuple[int, int]) -> bool:
+    """Whether a wal-index is one restart ahead of a WAL."""
+    return index_salts[0] == (wal_salts[0] + 1) & 0xFFFF_FFFF
 
 
 def proved_end(ends: list[int], highest_write: int, quiet_s: float) -> int:

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import Word
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.units import lock_page
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,12 @@ class CapturedDatabase:
     def is_dropped(self) -> bool:
         """Whether the newest transaction is a deletion."""
         return self.store.commit == 0
+
+    def want_compare(self, why: str) -> None:
+        """Have the image compared with the checksums."""
+        if not self.compare_wanted:
+            log.info("%s: the image will be compared: %s", self.name, why)
+            self.compare_wanted = True
 
     def needs_whole(self, page_size: int) -> bool:
         """Whether the next transaction must hold every page."""

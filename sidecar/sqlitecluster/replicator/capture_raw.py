@@ -29,6 +29,7 @@ from sqlitecluster.replicator.capture_content import WalContent
 from sqlitecluster.replicator.capture_group import Cursor
 from sqlitecluster.replicator.capture_image import Image, Shape, frames_of, shape_of
 from sqlitecluster.replicator.capture_locks import StillLog, still_log
+from sqlitecluster.replicator.capture_proof import follows
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from sqlitecluster.replicator.capture_stream import publish_stream
 from sqlitecluster.replicator.capture_wal import WalCapture
@@ -161,8 +162,10 @@ class ImageCapture:
     def _logical(self, fd: int, content: WalContent, log_now: StillLog) -> tuple[Image | None, Cursor]:
         """The image, and the cursor behind all that it contains of the log."""
         if log_now.salts is not None and log_now.salts != content.cursor.salts:
-            # The log is about to be restarted: all that was published is in the database file.
-            _latest, cursor, _commit = frames_of(content, self._db.words[Word.WAL_END])
+            # What was published is in the database file: the log is about to be restarted,
+            # or it is new and nothing of it is published yet.
+            restarts = follows(log_now.salts, content.cursor.salts)
+            _latest, cursor, _commit = frames_of(content, self._db.words[Word.WAL_END] if restarts else 0)
             return Image(fd, self._shape_of(fd)), cursor
         end = content.cursor.end_of(log_now.frames)
         latest, cursor, commit = frames_of(content, end)

@@ -12,20 +12,16 @@ Called by ``capture_database`` once per database and replicator process.
 
 from __future__ import annotations
 
-import logging
-
 from sqlitecluster.ltx import Header, decode, page_checksums
 from sqlitecluster.replicator.capture_publish import CapturedDatabase
 from sqlitecluster.store.database import DatabaseStore
-
-log = logging.getLogger(__name__)
 
 
 def recover(database: CapturedDatabase) -> None:
     """Bring a database's checksums and WAL mark up to its position."""
     store = database.store
     if store.needs_compare:
-        database.compare_wanted = True
+        database.want_compare("the node was not stopped in order")
     if not store.position.txid:
         return
     newest = _repair_checksums(store)
@@ -34,8 +30,7 @@ def recover(database: CapturedDatabase) -> None:
         generation = mark.generation if mark else 0
         store.set_wal_mark(newest.wal_salt1, newest.wal_salt2, newest.wal_offset + newest.wal_size, generation)
     if not _agrees(store):
-        log.warning("%s: page checksums do not add up to the position; the image is compared", database.name)
-        database.compare_wanted = True
+        database.want_compare("page checksums do not add up to the position")
 
 
 def _repair_checksums(store: DatabaseStore) -> Header | None:

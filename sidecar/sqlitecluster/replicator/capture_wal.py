@@ -27,7 +27,7 @@ from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import commit_offsets, take_group
 from sqlitecluster.replicator.capture_index import IndexHead
 from sqlitecluster.replicator.capture_large import publish_large
-from sqlitecluster.replicator.capture_proof import Source, Users, choose_source, proved_end
+from sqlitecluster.replicator.capture_proof import QUIET_S, Source, Users, choose_source, proved_end
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan, is_whole
 from sqlitecluster.shared import NodeWord, Word
 
@@ -54,6 +54,8 @@ class WalCapture:
         self.content: WalContent | None = None
         self.index = IndexHead(database.mounted.with_name(database.mounted.name + "-shm"))
         self._lock_fd = -1
+        self._doubt = ""
+        """Why frames of the present content were let go without capture."""
 
     def turn(self, quiet_s: float) -> Turn:
         """Capture one group of the live WAL. ``quiet_s``: seconds since the last event."""
@@ -80,7 +82,7 @@ class WalCapture:
         if end > content.cursor.end:
             return self._capture(content, end)
         if content.read(content.size()).found.committed:
-            self._db.compare_wanted = True  # a commit stays unproved
+            self._db.want_compare("the last commit of an unlinked WAL is not in the database file")
         return Turn.DONE
 
     def forget(self) -> None:
@@ -112,12 +114,15 @@ class WalCapture:
         content = WalContent.open(self._db.directory / "wal", generation, self._db.store.wal_mark)
         if content is None or words[Word.WAL_GEN] != generation:
             return None
+        if self._doubt:
+            self._db.want_compare(self._doubt)
         self._adopt(content)
         self.index.refresh()
         self._db.captured(generation, content.cursor.end)
         return content
 
     def _adopt(self, content: WalContent) -> None:
+        self._doubt = ""
         if content is not self.content:
             self.forget()
             self.content = content
@@ -158,7 +163,7 @@ class WalCapture:
             if after is not None:
                 content.cursor = after
                 return Turn.MORE
-        log.warning("%s: published WAL frames behind byte %d break the chain", db.name, content.cursor.end)
+        db.want_compare(f"published WAL frames behind byte {content.cursor.end} break the chain")
         return Turn.IMAGE
 
     def _tail(self, content: WalContent, quiet_s: float) -> Turn:
@@ -176,6 +181,10 @@ class WalCapture:
             end = self._silent_end(content, quiet_s)
         elif source is Source.RESTART:
             return self._finish(content)
+        elif quiet_s > QUIET_S and self._db.node.state.node[NodeWord.PARKED]:
+            # A writer died before it published the first commit of this log, the next one
+            # wants to begin anew.
+            self._let_go(content, "the first commit of a new WAL was never published")
         return self._capture(content, end) if end > content.cursor.end else Turn.TAIL
 
     def _silent_end(self, content: WalContent, quiet_s: float) -> int:
@@ -197,9 +206,15 @@ class WalCapture:
         if end > content.cursor.end:
             return self._capture(content, end)
         if limit > content.cursor.end:
-            self._db.compare_wanted = True
-            self._db.captured(content.generation, limit)
+            self._let_go(content, "the last commit of a restarted WAL is not in the database file")
         return Turn.DONE
+
+    def _let_go(self, content: WalContent, why: str) -> None:
+        """Allow the mount to replace a content whose last frames were never published."""
+        limit = self._db.words[Word.WAL_END]
+        if self._db.words[Word.CAPTURED_END] < limit:
+            self._doubt = why
+            self._db.captured(content.generation, limit)
 
     def _proved_at_end(self, content: WalContent, limit: int) -> int:
         """Published end of a content that is complete: the last commit counts if the database file shows it."""
