@@ -137,11 +137,16 @@ class Operations(NameOperations):
                 log.warning("inode %d could not be forgotten: %s", ino, error)
 
     def poison(self, database: Database) -> list[int]:
-        """Let handles up to the poisoned generation answer EIO; returns inodes whose cached pages must go."""
+        """Let handles up to the poisoned generation answer EIO; returns inodes whose cached pages must go.
+
+        Not those of ``-shm``: programs have it mapped, and a page that cannot be read kills them (SIGBUS).
+        """
         limit = database.words[Word.POISONED]
         found = set()
         for handle in self._handles.values():
-            if handle.file.database is database and not handle.privileged and handle.generation <= limit:
+            if handle.file.database is not database or handle.file.kind is Kind.SHM:
+                continue
+            if not handle.privileged and handle.generation <= limit:
                 handle.poisoned = True
                 found.add(handle.file.ino)
         return sorted(found)
@@ -164,7 +169,7 @@ class Operations(NameOperations):
         if not isinstance(node, File):
             raise OSError(errno.EBADF, "not a file")
         handle = Handle(node, handles.is_writing(fh), handles.is_privileged(fh), handles.generation_of(fh))
-        if node.database is not None and not handle.privileged:
+        if node.database is not None and not handle.privileged and node.kind is not Kind.SHM:
             handle.poisoned = handle.generation <= node.database.words[Word.POISONED]
         self._handles[fh] = handle
         return handle
