@@ -26,6 +26,12 @@ def defaults(kind: Any = NodeConfig, prefix: str = "") -> dict[str, object]:
     return found
 
 
+def shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
 def test_every_key_is_documented_and_no_other() -> None:
     documented = [row[0] for row in ROW.findall(PAGE.read_text())]
 
@@ -39,11 +45,4 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
         if default is MISSING:
             assert text.strip() in ("", "required"), key
         elif key not in SAID_IN_WORDS:
-            shown = (
-                str(default).lower()
-                if isinstance(default, bool)
-                else f"{default:g}"
-                if isinstance(default, float)
-                else default
-            )
-            assert text.strip() == f"`{shown}`", key
+            assert text.strip() == f"`{shown(default)}`", key
