@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster import failpoints
-from sqlitecluster.errors import Diverged, NotADatabase, PositionMismatch, StoreError
+from sqlitecluster.errors import Diverged, LockTimeout, NotADatabase, PositionMismatch, StoreError
 from sqlitecluster.ltx import Header, LTXFile, decode, fold, page_checksums
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator import install, locks
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_WAIT_S: Final = 0.5
+_DRAIN_S: Final = 2.0
 _KINDS: Final = ("database", "shm")
 
 
@@ -350,21 +351,41 @@ class ReplicaDb:
         self.show_position()
 
     def _remove(self, *, poison: bool = False) -> None:
-        """Take the files away; ``poison`` makes handles that are open answer EIO."""
-        self.close()
+        """Take the files away; ``poison`` makes handles that are open answer EIO, so that programs reopen."""
         words = self._node.state.slot(self.slot) if self.slot is not None else None
         if words is not None:
             words[Word.FROZEN] = 1
         try:
             if poison and words is not None:
-                words[Word.POISONED] = words[Word.OPEN_GEN]
-                self._node.bells.mount.ring()
-            install.remove(self.paths)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.paths.backing_wal)
+                self._poison(words)
+            self._unlink_files()
         finally:
+            self.close()
             if words is not None:
                 words[Word.FROZEN] = 0
+
+    def _poison(self, words: memoryview) -> None:
+        """No open handle may mix the old file with the new one.
+
+        Snapshots may end first. Then the index that the old handles have mapped is made
+        invalid: their next look must read the log, and that answers EIO.
+        """
+        if self.session is not None:
+            try:
+                self.session.end_readers(time.monotonic() + _DRAIN_S)
+            except LockTimeout as error:
+                log.warning("%s: a snapshot is cut off by a new page size: %s", self.name, error.message)
+            self.session.index.invalidate()
+        words[Word.POISONED] = words[Word.OPEN_GEN]
+        self._node.bells.mount.ring()
+        deadline = time.monotonic() + _DRAIN_S
+        while words[Word.OPEN_GEN] <= words[Word.POISONED] and time.monotonic() < deadline:
+            time.sleep(0.001)  # the mount opens a new generation once the old handles are cut off
+
+    def _unlink_files(self) -> None:
+        install.remove(self.paths)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.paths.backing_wal)
 
     # what others see
 

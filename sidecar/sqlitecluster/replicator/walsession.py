@@ -105,6 +105,15 @@ class WalSession:
             kept = {}
         raise LockTimeout(f"{paths.database}: its files are being replaced all the time")
 
+    def end_readers(self, deadline: float) -> None:
+        """Wait until no snapshot is open, and let no new one begin for as long as the session is open.
+
+        Raises:
+            LockTimeout: a reader stays.
+        """
+        what = "a read lock of the WAL"
+        locks.wait_lock(self.shm_fd, fcntl.F_WRLCK, locks.READ0, deadline, what, locks.READERS)
+
     def leave(self) -> None:
         """Close the descriptors without unlocking: a duplicate kept elsewhere keeps the locks."""
         if self._index is not None:

@@ -371,7 +371,9 @@ def test_installs_leave_connections_open_or_make_them_reopen(tmp_path: Path) -> 
     big = Primary(tmp_path / "big.db", page_size=8192)
     big.run(CREATE, insert(5))
     work = big.snapshot(tmp_path)
-    db.install_image(Install("x.db", work.image, 8192, work.pages, work.position, 5, True))
+    with program(replica.path()) as old:
+        assert old.run("SELECT count(*) FROM t") == [[150]]
+        db.install_image(Install("x.db", work.image, 8192, work.pages, work.position, 5, True))
     assert replica.state.slot(slot)[Word.POISONED] == 9
     assert replica.state.slot(slot)[Word.LOCKED] == 1
     with program(replica.path()) as other:
