@@ -64,6 +64,24 @@ class Receiver:
         self.on_ready: Callable[[], None] = lambda: None
         self.on_heartbeat: Callable[[int], None] = lambda _ms: None
 
+    def feed_now(self, frame: Frame) -> bool:
+        """Take a frame that needs no waiting; False leaves it to ``feed``.
+
+        Raises:
+            WireError: frames in an impossible order.
+        """
+        if frame.type is FrameType.TX and frame.name not in self._incoming:
+            self._counters.received("TX")
+            ltx = self.assembler.feed(frame)
+            if ltx is not None:
+                self._queue.put(Transaction(frame.name, ltx))
+            return True
+        if frame.type is FrameType.HEARTBEAT and not self._incoming:
+            self._counters.received("HEARTBEAT")
+            self.on_heartbeat(wire.decode_heartbeat(frame))
+            return True
+        return False
+
     async def feed(self, frame: Frame) -> None:
         """Take one frame.
 

@@ -16,20 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
-import aiohttp
-
-from sqlitecluster.errors import ClusterMismatch, SQLiteClusterError, StreamError, WireError, from_wire
+from sqlitecluster.errors import ClusterMismatch, SQLiteClusterError, WireError, from_wire
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.lineage import Hello, check_epoch, meet
 from sqlitecluster.replication.position import ZERO
-from sqlitecluster.replication.wire import Claim, Frame, FrameType, Parser
+from sqlitecluster.replication.wire import Claim, Frame, FrameType
+from sqlitecluster.replicator.connection import PrimaryConnection
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.replicator.lag import LagMeter
@@ -72,9 +71,8 @@ class StreamClient:
         self._hello = hello
         self._counters = counters
         self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Event()
+        self._connection: PrimaryConnection | None = None
         self._acked: dict[str, int] = {}
-        self._again = asyncio.Event()
         self._hurry = asyncio.Event()
         self.primary: Hello | None = None
         self.connected = False
@@ -85,7 +83,7 @@ class StreamClient:
 
     def room(self) -> None:
         """Apply thread: there is room in the queue again."""
-        self._loop.call_soon_threadsafe(self._room.set)
+        self._loop.call_soon_threadsafe(self._go_on)
 
     def resync(self, name: str) -> None:
         """Apply thread: this database's image cannot be continued; claim it anew."""
@@ -97,66 +95,76 @@ class StreamClient:
 
     def again(self) -> None:
         """Event loop: end the stream and connect anew, now."""
-        self._again.set()
+        self._reconnect()
         self._hurry.set()
 
     async def run(self) -> None:
         """Follow the primary until cancelled."""
-        async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S), read_bufsize=1 << 18
-        ) as session:
-            impatient = time.monotonic() + IMPATIENT_S
-            while True:
-                pause = await self._attempt(session)
-                if not self._counters.connects and time.monotonic() < impatient:
-                    pause = min(pause, FIRST_RETRY_S)
-                self._hurry.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause * random.uniform(1.0, 1.3)):
-                        await self._hurry.wait()
+        impatient = time.monotonic() + IMPATIENT_S
+        while True:
+            pause = await self._attempt()
+            if not self._counters.connects and time.monotonic() < impatient:
+                pause = min(pause, FIRST_RETRY_S)
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause * random.uniform(1.0, 1.3)):
+                    await self._hurry.wait()
 
-    async def _attempt(self, session: aiohttp.ClientSession) -> float:
+    async def _attempt(self) -> float:
         """Follow until the stream ends; returns the seconds until the next try."""
         report = self._node.problems.report
         try:
             await self._drained()
-            await self._follow(session)
+            await self._follow()
         except ClusterMismatch as error:
             report(error.code, error.message)
             return REFUSED_RETRY_S
+        except Reclaim:
+            log.info("claiming positions anew")
         except SQLiteClusterError as error:
             report(error.code, error.message)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            if self.connected:
-                report("StreamBroken", f"the connection to the primary broke: {_text(error)}")
-            else:
-                report("NoPrimary", f"no primary answers at {self._node.config.primary_url}: {_text(error)}")
+        except (OSError, TimeoutError) as error:
+            report("NoPrimary", f"no primary answers at {self._node.config.primary_url}: {_text(error)}")
         finally:
             self._ended()
         return RETRY_S
 
-    async def _follow(self, session: aiohttp.ClientSession) -> None:
-        url = self._node.config.primary_url.rstrip("/") + "/stream"
-        self._again.clear()
-        async with session.post(url, data=self._body(), headers={"Expect": ""}) as response:
-            if response.status != 200:
-                await _raise_refusal(response)
-            self._counters.connects += 1
-            parser = Parser()
-            async for data in response.content.iter_any():
-                self._counters.bytes_received += len(data)
-                for frame in parser.feed(data):
-                    if self.primary is None or not self.connected:
-                        self._met(frame)
-                    else:
-                        await self._receiver.feed(frame)
-                if self._again.is_set():
-                    log.info("claiming positions anew")
-                    return
+    async def _follow(self) -> None:
+        url = urlsplit(self._node.config.primary_url)
+        host, port = url.hostname or "", url.port or 20202
+        async with asyncio.timeout(CONNECT_S):
+            _transport, connection = await self._loop.create_connection(
+                lambda: PrimaryConnection("/stream", url.netloc, self._take, self._count, READ_S), host, port
+            )
+        self._connection = connection
+        acks = asyncio.create_task(self._send_acks(connection))
+        try:
+            for part in self._claims():
+                connection.send(part)
+            while True:
+                frame = await connection.next_frame()
+                if self.connected:
+                    await self._receiver.feed(frame)
+                else:
+                    self._met(frame)
+                connection.done()
                 if self._queue.full:
-                    self._room.clear()
-                    await self._room.wait()
-        raise StreamError("the primary closed the connection" + (" inside a frame" if parser.pending else ""))
+                    connection.hold(True)
+        finally:
+            self._connection = None
+            acks.cancel()
+            connection.close()
+
+    def _take(self, frame: Frame) -> bool:
+        """Whole transactions and heartbeats, in the turn of the loop in which they arrive."""
+        if not self.connected or not self._receiver.feed_now(frame):
+            return False
+        if self._queue.full and self._connection is not None:
+            self._connection.hold(True)
+        return True
+
+    def _count(self, size: int) -> None:
+        self._counters.bytes_received += size
 
     def _met(self, frame: Frame) -> None:
         if frame.type is FrameType.ERROR:
@@ -182,8 +190,8 @@ class StreamClient:
         if changed:
             self.on_primary()
 
-    async def _body(self) -> AsyncIterator[bytes]:
-        """Claims first, then acknowledgements for as long as the stream lives."""
+    def _claims(self) -> Iterator[bytes]:
+        """What this replica has, and what it received in part."""
         yield wire.encode_json(FrameType.HELLO, self._hello().to_wire())
         partials = self._receiver.assembler.partials()
         self._acked = {}
@@ -196,9 +204,11 @@ class StreamClient:
                 self._acked[name] = position.txid
                 yield wire.encode_claim(Claim(name, position, resync, partial))
         yield wire.encode(FrameType.POSITIONS_END)
+
+    async def _send_acks(self, connection: PrimaryConnection) -> None:
         while True:
             await asyncio.sleep(ACK_S)
-            yield self._acks()
+            connection.send(self._acks())
 
     def _acks(self) -> bytes:
         parts = [wire.encode_heartbeat(time.time_ns() // 1_000_000)]
@@ -224,7 +234,15 @@ class StreamClient:
         if snapshot:
             self._receiver.resync.add(name)
         self._receiver.assembler.forget(name)
-        self._again.set()
+        self._reconnect()
+
+    def _reconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.wake(Reclaim())
+
+    def _go_on(self) -> None:
+        if self._connection is not None:
+            self._connection.hold(False)
 
     def _later(self, call: Callable[[], None]) -> Callable[[], None]:
         """The same call, made in the event loop, for another thread."""
@@ -245,19 +263,11 @@ class StreamClient:
         await done.wait()
 
 
-async def _raise_refusal(response: aiohttp.ClientResponse) -> None:
-    raw = (await response.content.read(wire.MAX_JSON)).decode("utf-8", "replace")
-    try:
-        value = json.loads(raw)
-        code, message = str(value["code"]), str(value["message"])
-    except (ValueError, KeyError, TypeError):
-        raise StreamError(f"the primary answered {response.status}: {raw[:200]}") from None
-    raise from_wire(code, message)
+class Reclaim(Exception):
+    """Ends a stream on purpose: the positions claimed at its start are not right any more."""
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return str(error.os_error.strerror or error.os_error)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "it ended in the middle"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error) or type(error).__name__
