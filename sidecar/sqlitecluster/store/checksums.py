@@ -224,10 +224,17 @@ class ChecksumArray:
             cells[_Head.BOOT] = boot.boot_id()
             cells[_Head.CLEAN] = 0
 
-    def _reach(self, count: int) -> None:
-        if count <= self._file.cells[_Head.COUNT]:
-            return
+    def reserve(self, count: int) -> None:
+        """Take room on the disk for the entries of ``count`` pages, before something depends on it.
+
+        Raises:
+            NoSpace: the disk is full.
+        """
         room = len(self._file.cells) - _Head.WORDS
         if count > room:
             self._file.grow(_Head.WORDS + max(count, room * 2 if room < 1 << 20 else room + (1 << 20)))
-        self._file.cells[_Head.COUNT] = count
+
+    def _reach(self, count: int) -> None:
+        if count > self._file.cells[_Head.COUNT]:
+            self.reserve(count)
+            self._file.cells[_Head.COUNT] = count

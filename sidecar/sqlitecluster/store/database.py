@@ -109,6 +109,8 @@ class DatabaseStore(Marks):
             NoSpace: the disk is full; nothing was changed.
         """
         self.check_continues(header)
+        if pgnos is not None:
+            self.checksums.reserve(header.commit)
         size = len(ltx_bytes)
         if size > LARGE_BLOB:
             self._node.log.sync()

@@ -17,10 +17,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from sqlitecluster import failpoints
 from sqlitecluster.errors import CorruptLTX, FormatError, LimitError
+from sqlitecluster.ltx import image_checksums
 from sqlitecluster.sqlitefmt.dbheader import looks_like_database
 from sqlitecluster.sqlitefmt.journal import is_hot
+from sqlitecluster.store.checksums import ChecksumArray
 from sqlitecluster.store.database import DatabaseStore, StoredLTX
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.sums import open_piece, store
@@ -75,6 +79,29 @@ def write_chain(database: DatabaseStore, from_txid: int, disk: Disk) -> int:
             reached = piece.max_txid
         disk.fsync(fd)
     return reached
+
+
+def put_in_place(folder: Path, source: Path, disk: Disk) -> None:
+    """Make a complete image the database; WAL and journal of the old one go with it. Synced at return."""
+    with open(source, "rb") as file:
+        disk.fsync(file.fileno())
+    disk.unlink(folder / "wal")
+    disk.unlink(folder / "journal")
+    disk.replace(source, folder / "database")
+    disk.fsync_dir(folder)
+
+
+def image_sums(path: Path, page_size: int, checksums: ChecksumArray) -> int:
+    """Store the checksums of every page of a file; returns the database's checksum."""
+    checksums.reset(page_size)
+    step = max(1, (1 << 20) // page_size)
+    with open(path, "rb") as file:
+        first = 1
+        while data := file.read(step * page_size):
+            sums = image_checksums(first, data, page_size)
+            checksums.set_many(np.arange(first, first + len(sums), dtype=np.int64), sums)
+            first += len(sums)
+    return checksums.rolling
 
 
 def roll_back_journal(folder: Path) -> bool:

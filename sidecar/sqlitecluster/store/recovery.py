@@ -20,8 +20,10 @@ Rules:
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from sqlitecluster import failpoints
 from sqlitecluster.errors import SQLiteClusterError
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from sqlitecluster.config.model import NodeConfig
 
 log = logging.getLogger(__name__)
+
+_HEX: Final = re.compile(r"[0-9a-f]{1,16}")
 
 
 def prepare_node(config: NodeConfig) -> None:
@@ -58,11 +62,14 @@ def prepare_node(config: NodeConfig) -> None:
 def prepare_database(store: NodeStore, name: str, *, is_replica: bool) -> None:
     """Make one database ready to be served."""
     database = store.open(name)
+    unfinished = _unfinished_install(database)
+    if unfinished is not None:
+        if not is_replica:  # there, apply does it again, whole
+            _finish_install(store, database, *unfinished)
+        return
     if image.is_foreign(database.dir / "database"):
         log.warning("%s: the file is not a SQLite database; it is left alone", name)
         return
-    if any(database.dir.glob("install-*")):
-        return  # an unfinished install is done again, whole, by apply
     if database.owner == OWNER_SIDECAR:
         _finish_applying(store, database)
         if not is_replica:
@@ -80,6 +87,33 @@ def _keep_spools(store: NodeStore) -> None:
     if paths:
         kept = store.keep("spool", "not captured before this node became a replica", paths, [])
         log.warning("%d commits that were never replicated are kept in %s", len(paths), kept)
+
+
+def _unfinished_install(database: DatabaseStore) -> tuple[Path, list[int]] | None:
+    """An image that apply received whole and did not finish to install; its name says what it is."""
+    for path in sorted(database.dir.glob("install-*")):
+        parts = path.name.split("-")[1:]
+        if len(parts) == 5 and all(_HEX.fullmatch(part) for part in parts):
+            return path, [int(part, 16) for part in parts]
+    return None
+
+
+def _finish_install(store: NodeStore, database: DatabaseStore, path: Path, fields: list[int]) -> None:
+    """A replica died while it installed an image, and is the primary now: the image counts."""
+    txid, checksum, page_size, pages, timestamp_ms = fields
+    if image.image_sums(path, page_size, database.checksums) != checksum:
+        kept = store.keep(database.name, "an image that is not what it should be", [path], [])
+        log.error("%s: an unfinished install is not what its name says; it is in %s", database.name, kept)
+        database.checksums.reset(database.page_size)
+        database.checksums.mark(0)
+        database.set_needs_compare(True)
+        return
+    database.reset(Position(txid, checksum), page_size=page_size, commit=pages, timestamp_ms=timestamp_ms)
+    database.checksums.mark(txid)
+    image.put_in_place(database.dir, path, store.disk)
+    database.set_wal_mark(0, 0, 0, 0)
+    database.recovered()
+    log.info("%s: an unfinished install was finished, at %s", database.name, database.position)
 
 
 def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:

@@ -253,3 +253,18 @@ def test_a_reset_and_a_cut_never_release_a_blob_twice(tmp_path: Path) -> None:
         thread.join()
     store.cut(model.store)
     assert all(segment.refs == 0 for segment in store.log.segments.values())
+
+
+def test_a_full_disk_refuses_a_transaction_before_anything_changed(tmp_path: Path) -> None:
+    from sqlitecluster.errors import NoSpace
+    from support.store_model import RecordingDisk
+
+    disk = RecordingDisk()
+    _store, model = make(tmp_path, disk=disk)
+    model.write_many(3)
+    at, sums = model.store.position, model.store.checksums.rolling
+    disk.failing = True
+    with pytest.raises(NoSpace):
+        model.write(dict.fromkeys(range(1, 1200), b"grown"))
+    assert (model.store.position, model.store.checksums.rolling) == (at, sums)
+    assert model.store.position.txid == 3

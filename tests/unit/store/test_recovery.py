@@ -10,6 +10,7 @@ import pytest
 
 from sqlitecluster import failpoints
 from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.ltx import fold, image_checksums
 from sqlitecluster.store import cutter
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.node import NodeStore
@@ -284,6 +285,32 @@ def test_an_unfinished_install_is_left_to_apply(scene: Scene) -> None:
     (scene.db.dir / "install-1-2-3-4-5").write_bytes(b"image")
     scene.prepare("replica")
     assert scene.database.read_bytes() == bytes(8192)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_an_unfinished_install_is_finished_on_a_new_primary(scene: Scene, sound: bool) -> None:
+    scene.commits(2)
+    as_replica(scene, 2)
+    scene.database.write_bytes(bytes(8192))
+    scene.live.insert(100)
+    content = scene.live.image()
+    at = page_fold(content)
+    (scene.db.dir / f"install-9-{at:x}-{PAGE:x}-{len(content) // PAGE:x}-5").write_bytes(
+        content if sound else content[:-PAGE]
+    )
+    db = scene.prepare("primary")
+    if sound:
+        assert str(db.position) == f"{9:016x}/{at:016x}"
+        check_image(scene.database, db.position)
+        assert db.checksums.rolling == at
+    else:
+        assert db.position.txid == 2
+        assert db.needs_compare
+        assert len(scene.lost()) == 2
+
+
+def page_fold(content: bytes) -> int:
+    return fold(image_checksums(1, content, PAGE))
 
 
 def test_one_broken_database_does_not_keep_the_node_from_starting(scene: Scene) -> None:
