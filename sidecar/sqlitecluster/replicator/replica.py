@@ -377,7 +377,7 @@ class ReplicaDb:
                 log.warning("%s: a snapshot is cut off by a new page size: %s", self.name, error.message)
             self.session.index.invalidate()
         words[Word.POISONED] = words[Word.OPEN_GEN]
-        self._node.bells.mount.ring()
+        os.eventfd_write(self._node.bells.mount.fd, 1)  # also when it is awake: it looks at this word only when rung
         deadline = time.monotonic() + _DRAIN_S
         while words[Word.OPEN_GEN] <= words[Word.POISONED] and time.monotonic() < deadline:
             time.sleep(0.001)  # the mount opens a new generation once the old handles are cut off
