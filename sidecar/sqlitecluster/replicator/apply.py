@@ -221,6 +221,9 @@ class Applier:
             self.reclaim(name)
         except SQLiteClusterError as error:
             self._stop(name, error)
+        except Exception as error:
+            log.exception("%s: unexpected error", name)
+            self._stop(name, StoreError(f"unexpected error: {error!r}"))
         return True
 
     def _change(self, work: Transaction | Install | Drop) -> None:
