@@ -20,7 +20,7 @@ _OFD_GETLK: Final = 36
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 _WRITE_LOCK: Final = 120
 _RESERVED_LOCK: Final = 0x4000_0001
-_MAX_LISTED: Final = 100
+MAX_LISTED: Final = 100
 
 
 def lock_owner(path: Path, offset: int) -> int | None:
@@ -74,7 +74,7 @@ def local_only(data_dir: Path) -> tuple[int, list[str]]:
     count = 0
     for path in _files(root):
         count += 1
-        if len(names) < _MAX_LISTED:
+        if len(names) < MAX_LISTED:
             names.append(str(path.relative_to(root)))
     return count, names
 

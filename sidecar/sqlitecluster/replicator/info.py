@@ -24,7 +24,7 @@ from sqlitecluster.replicator.events import timestamp
 from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.metrics import Sample
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.shared import KIND_DATABASE, KIND_OTHER, ROLE_NAMES, NodeWord, Word
+from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, NodeWord, Word
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class NodeView:
     def info(self) -> dict[str, Any]:
         """The object of ``/info``."""
         node, config = self.node, self.node.config
-        count, names = facts.local_only(config.data_dir)
+        count, names = self._local_only()
         cluster = node.store.cluster_id()
         value: dict[str, Any] = {"clusterID": cluster} if cluster else {}
         value |= {"isPrimary": self.is_primary, "candidate": config.role == "primary", "path": str(config.data_dir)}
@@ -120,7 +120,6 @@ class NodeView:
             "writesRefused": int(words[NodeWord.WRITES_REFUSED]),
             "replicaWrites": config.replica_writes,
             "databases": [self._database(db) for db in self.databases()],
-            "otherDatabaseFiles": self._other_kinds(),
             "localOnlyFiles": {"count": count, "paths": names},
             "replicas": [self._replica(stream) for stream in self.streams()],
             "problems": [_problem(p.code, p.database, p.message, p.since_ms) for p in node.problems.all()],
@@ -155,15 +154,12 @@ class NodeView:
             value["behind"] = max(0, db.position.txid - position.txid)
         return value
 
-    def _other_kinds(self) -> list[dict[str, str]]:
+    def _local_only(self) -> tuple[int, list[str]]:
+        """Files of this node only: what has no database's name, and what has one but other content."""
         state = self.node.state
-        names = {KIND_OTHER: "other"}
-        found = []
-        for index in range(state.count):
-            kind = int(state.slot(index)[Word.KIND])
-            if kind in names and kind != KIND_DATABASE:
-                found.append({"name": state.name(index), "kind": names[kind]})
-        return found
+        other = [state.name(i) for i in range(state.count) if state.slot(i)[Word.KIND] == KIND_OTHER]
+        count, names = facts.local_only(self.node.config.data_dir)
+        return len(other) + count, (sorted(other) + names)[: facts.MAX_LISTED]
 
     def _replica(self, stream: ReplicaStream) -> dict[str, Any]:
         return {
@@ -206,7 +202,7 @@ class NodeView:
             "in_sync": self.in_sync,
             "connected": self.is_primary or self.connected(),
             "corrupt_files_total": node.store.corrupt_files,
-            "local_only_files": facts.local_only(node.config.data_dir)[0],
+            "local_only_files": self._local_only()[0],
             "event_subscribers": self.subscribers(),
             "apply_queue_bytes": self.waiting_bytes(),
             "writes_refused_total": words[NodeWord.WRITES_REFUSED],
