@@ -2,7 +2,8 @@
 
 Rules:
     1. A joined file appears whole and durable; its sources stay until the retention takes them.
-    2. Only files that continue one another and have one page size are joined.
+    2. Only files that continue one another and have one page size are joined; a snapshot
+       stays alone (see ``cutter``).
     3. A damaged source goes to lost+found, the others stay as they are.
 
 Called by the housekeeper.
@@ -57,7 +58,7 @@ def _candidates(database: DatabaseStore, level: int) -> list[LTXFileInfo]:
     chosen: list[LTXFileInfo] = []
     size, page_size = 0, 0
     for info in files:
-        if info.level != level - 1 or info.max_txid <= done:
+        if info.level != level - 1 or info.max_txid <= done or info.is_snapshot:
             continue
         this = _page_size(database.files.file_path(info))
         joins = chosen and info.min_txid == chosen[-1].max_txid + 1 and this == page_size

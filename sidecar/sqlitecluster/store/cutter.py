@@ -84,5 +84,9 @@ def _groups(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[bytes]]]:
 
 
 def _joins(before: Entry, after: Entry) -> bool:
-    """A gap (a large transaction went straight to a file) or a snapshot starts a new file."""
-    return after.min_txid == before.max_txid + 1
+    """A gap (a large transaction went straight to a file) starts a new file; a snapshot stays alone.
+
+    Joined with a snapshot, increments would be a snapshot too: whoever needs only them
+    would have to take in the whole database.
+    """
+    return after.min_txid == before.max_txid + 1 and before.min_txid != 1

@@ -74,7 +74,7 @@ def test_a_large_transaction_becomes_a_file_at_once(tmp_path: Path, monkeypatch:
     assert [info.max_txid for info in model.store.files.files] == [6]
     cutter.cut(model.store, store.log)
     assert rebuilt(model.store) == model.pages
-    assert [(info.min_txid, info.max_txid) for info in model.store.files.files] == [(1, 5), (6, 6), (7, 7)]
+    assert [(info.min_txid, info.max_txid) for info in model.store.files.files] == [(1, 1), (2, 5), (6, 6), (7, 7)]
 
 
 def test_a_finished_file_is_taken_in(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_diverged_tail_is_kept_as_ltx_files_before_a_resync(tmp_path: Path) ->
     assert kept is not None
     names = sorted(path.name for path in kept.iterdir())
     assert names[-1] == "reason.json"
-    assert [n for n in names if n.endswith(".ltx")] == [f"{1:016x}-{10:016x}.ltx", f"{11:016x}-{15:016x}.ltx"]
+    assert [n for n in names if n.endswith(".ltx")] == [f"{2:016x}-{10:016x}.ltx", f"{11:016x}-{15:016x}.ltx"]
     model.store.reset(Position(9, CHECKSUM_FLAG | 9), page_size=512, commit=3, timestamp_ms=1)
     again = make(tmp_path)[0].open("app.db")
     assert again.position == Position(9, CHECKSUM_FLAG | 9)

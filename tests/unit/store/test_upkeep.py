@@ -67,11 +67,12 @@ def test_stopping_cuts_what_is_left(tmp_path: Path) -> None:
 
 def test_a_cut_file_is_one_merge_of_what_was_appended(tmp_path: Path) -> None:
     store, model = make(tmp_path)
-    model.write_many(40)
+    model.write_many(1)
+    cutter.cut(model.store, store.log)
+    model.write_many(39)
     assert cutter.cut(model.store, store.log) == 1
-    (info,) = model.store.files.files
-    file = decode(model.store.files.file_path(info).read_bytes())
-    assert (file.header.min_txid, file.header.max_txid) == (1, 40)
+    file = decode(model.store.files.file_path(model.store.files.files[-1]).read_bytes())
+    assert (file.header.min_txid, file.header.max_txid) == (2, 40)
     assert dict(file.pages) == model.pages
     assert file.trailer.post_apply == model.checksum()
 
@@ -99,7 +100,18 @@ def test_blobs_of_a_foreign_generation_are_kept_as_they_are(tmp_path: Path) -> N
     assert rebuilt(model.store) == model.pages
 
 
+def test_a_snapshot_is_never_joined_with_increments(tmp_path: Path) -> None:
+    store, model = make(tmp_path, ring_bytes=0)
+    model.write_many(10)
+    cutter.cut(model.store, store.log)
+    assert [(info.min_txid, info.max_txid) for info in model.store.files.files] == [(1, 1), (2, 10)]
+
+
 def cut_many(store: NodeStore, model: Model, files: int) -> None:
+    """``files`` files of two transactions, after the first of one (a snapshot)."""
+    if model.store.position.is_zero:
+        model.write_many(1)
+        cutter.cut(model.store, store.log)
     for _ in range(files):
         model.write_many(2)
         cutter.cut(model.store, store.log)
@@ -111,8 +123,8 @@ def test_level_one_joins_what_level_zero_holds(tmp_path: Path) -> None:
     cut_many(store, model, 10)
     info = compaction.compact_level(model.store, 1)
     assert info is not None
-    assert (info.min_txid, info.max_txid, info.level) == (1, 20, 1)
-    assert len(list(model.store.since(0) or ())) == 1
+    assert (info.min_txid, info.max_txid, info.level) == (2, 21, 1)
+    assert len(list(model.store.since(0) or ())) == 2
     assert rebuilt(model.store) == model.pages
     assert compaction.compact_level(model.store, 1) is None
 
@@ -124,7 +136,7 @@ def test_level_two_joins_level_one(tmp_path: Path) -> None:
         assert compaction.compact_level(model.store, 1)
     info = compaction.compact_level(model.store, 2)
     assert info is not None
-    assert (info.min_txid, info.max_txid, info.level) == (1, 32, 2)
+    assert (info.min_txid, info.max_txid, info.level) == (2, 33, 2)
 
 
 def test_a_damaged_source_is_moved_away_and_nothing_is_joined(tmp_path: Path) -> None:
@@ -133,7 +145,7 @@ def test_a_damaged_source_is_moved_away_and_nothing_is_joined(tmp_path: Path) ->
     path = model.store.files.file_path(model.store.files.files[2])
     path.write_bytes(path.read_bytes()[:-3])
     assert compaction.compact_level(model.store, 1) is None
-    assert len(model.store.files.files) == 5
+    assert len(model.store.files.files) == 6
     assert store.corrupt_files == 1
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -150,15 +162,15 @@ def test_the_scrub_finds_damage_that_nobody_asked_for(tmp_path: Path) -> None:
         clock_of(store).seconds += 10
         scrub.step()
     assert store.corrupt_files == 1
-    assert len(model.store.files.files) == 2
+    assert len(model.store.files.files) == 3
 
 
 def test_retention_removes_by_age_but_never_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, model = make(tmp_path, ring_bytes=0)
     cut_many(store, model, 3)
     far = model.store.files.files[-1].stored_ms + 3_600_000
-    assert retention.apply(model.store, RetentionPolicy(age_s=600), far) == 2
-    assert [info.max_txid for info in model.store.files.files] == [6]
+    assert retention.apply(model.store, RetentionPolicy(age_s=600), far) == 3
+    assert [info.max_txid for info in model.store.files.files] == [7]
     assert model.store.since(0) is None
 
 
@@ -166,13 +178,13 @@ def test_retention_keeps_what_a_replica_and_what_the_local_image_needs(tmp_path:
     store, model = make(tmp_path, ring_bytes=0)
     cut_many(store, model, 4)
     far = model.store.files.files[-1].stored_ms + 3_600_000
-    model.store.pin("replica", 2)
-    assert retention.apply(model.store, RetentionPolicy(age_s=600), far) == 1
+    model.store.pin("replica", 3)
+    assert retention.apply(model.store, RetentionPolicy(age_s=600), far) == 2
     model.store.unpin("replica")
-    model.store.set_applied(8)
-    model.store.set_durable(4)
+    model.store.set_applied(9)
+    model.store.set_durable(5)
     assert retention.apply(model.store, RetentionPolicy(age_s=600), far) == 1
-    assert [info.max_txid for info in model.store.files.files] == [6, 8]
+    assert [info.max_txid for info in model.store.files.files] == [7, 9]
 
 
 def test_an_error_of_one_database_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
