@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from sqlitecluster.errors import Diverged, LTXError, PositionMismatch
 from sqlitecluster.ltx import Header, decode, encode
+from sqlitecluster.replicator import walwriter
 from sqlitecluster.replicator.apply import Applier
 from sqlitecluster.replicator.checkpoint import try_restart
 from sqlitecluster.replicator.replica import ReplicaDb
@@ -395,5 +397,69 @@ def test_a_file_that_was_never_replicated_is_kept_before_it_is_replaced(tmp_path
     db.apply(primary.run(CREATE))
     kept = list((tmp_path / "replica/data/lost+found").rglob("x.db"))
     assert [path.read_bytes() for path in kept] == [local.image]
+    db.close()
+    primary.sql.close()
+
+
+def test_after_a_full_disk_the_transaction_is_shown_without_being_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary = Primary(tmp_path / "p.db")
+    replica = Replica(tmp_path / "replica")
+    applier = replica.applier()
+    applier.start()
+    applier.queue.put(Transaction("x.db", primary.run(CREATE)))
+    wait_for(lambda: _locked(replica))
+    full = [True]
+    write = walwriter.write_buffers
+
+    def failing(fd: int, buffers: list[bytes | memoryview], at: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write(fd, buffers, at)
+
+    monkeypatch.setattr(walwriter, "write_buffers", failing)
+    applier.queue.put(Transaction("x.db", primary.run(insert())))
+    applier.queue.put(Transaction("x.db", primary.run(insert())))
+    wait_for(lambda: bool(replica.node.problems.all()))
+    with program(replica.path()) as other:
+        assert other.run("SELECT count(*) FROM t") == [[0]]
+        full.clear()
+        drained(applier)
+        assert other.run("SELECT count(*) FROM t") == [[2]]
+    assert replica.node.problems.all() == []
+    applier.stop(release=True)
+    assert replica.folded() == primary.image
+    primary.sql.close()
+
+
+def test_page_checksums_that_were_lost_are_made_again_from_the_image(
+    primary: Primary, replica: Replica, db: ReplicaDb
+) -> None:
+    db.apply(primary.run(CREATE, insert(40)))
+    db.close()
+    db.store.checksums.reset(4096)
+    db.store.set_needs_compare(True)
+    db.open()
+    assert not db.store.needs_compare
+    assert db.store.checksums.rolling == primary.checksum
+    db.apply(primary.run(insert()))
+    assert checkpointed(db, replica) == primary.image
+
+
+def test_an_image_that_is_not_what_the_position_says_is_refused(tmp_path: Path, replica: Replica) -> None:
+    primary = Primary(tmp_path / "p.db")
+    db = ReplicaDb(replica.node, "x.db", replica.paths("x.db"))
+    db.apply(primary.run(CREATE, insert(40)))
+    checkpointed(db, replica)
+    db.close()
+    with open(replica.path(), "r+b") as file:
+        file.seek(5000)
+        file.write(b"damage")
+    db.store.set_needs_compare(True)
+    with pytest.raises(Diverged):
+        db.open()
+    db.install_image(primary.snapshot(tmp_path))
+    assert checkpointed(db, replica) == primary.image
     db.close()
     primary.sql.close()
