@@ -53,8 +53,10 @@ def main():
     if mode == "wal" and size != wanted and target.execute("PRAGMA page_count").fetchone()[0]:
         target.execute("PRAGMA busy_timeout=500")
         try:
-            target.execute("PRAGMA journal_mode=DELETE")
+            mode = target.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
         except sqlite3.OperationalError:
+            mode = "wal"
+        if mode == "wal":
             source = repaged(source, size)
     target.execute("BEGIN IMMEDIATE")
     target.execute("ROLLBACK")
