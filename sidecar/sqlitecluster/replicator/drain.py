@@ -84,6 +84,8 @@ class Drainer:
                 self._passed(state)
             if state.drain_until and state.running is None:
                 self._try_to_end(state)
+            if state.not_before:  # a reader stayed: it may have ended without a change that would make us look
+                self.look(state.db)
 
     def is_draining(self, name: str) -> bool:
         """Whether applying to this database must wait for a moment."""
