@@ -33,6 +33,8 @@ class Reason(IntEnum):
     """Same transaction id, other content."""
     ASKED = 4
     """The replica found its own image damaged and asked for one."""
+    CHEAPER = 5
+    """The next file is about as large as the database; a snapshot needs less memory at both ends."""
 
     @property
     def diverged(self) -> bool:
@@ -69,6 +71,8 @@ class Next:
 
     min_txid: int
     pre_apply: int
+    unwieldy: bool = False
+    """Too large to be taken into memory, and not much smaller than the whole database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ def _behind(theirs: Position, ours: Ours, following: Next | None) -> Decision:
     continues = following.min_txid == theirs.txid + 1
     if continues and not theirs.is_zero and following.pre_apply != theirs.checksum:
         return _whole(ours, Reason.OTHER_HISTORY)
+    if following.unwieldy and ours.pages:
+        return _whole(ours, Reason.CHEAPER)
     return Decision(Send.TRANSACTIONS)
 
 

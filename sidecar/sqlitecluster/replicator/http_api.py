@@ -19,11 +19,11 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from aiohttp import web
 
@@ -178,10 +178,9 @@ class Api:
         db = self._database(request)
         folder = self.view.node.config.data_dir / "staging"
         copy: Copy = await self._run(copy_database, db, folder, self.read_pages)
-        try:
-            return await self._send_file(request, copy)
-        finally:
-            copy.path.unlink(missing_ok=True)
+        with open(copy.path, "rb") as file:
+            copy.path.unlink()  # the open file is enough, and nothing is left behind whatever happens
+            return await self._send_file(request, copy, file)
 
     async def import_database(self, request: web.Request) -> web.Response:
         """POST /import: replace a database by the body, as one transaction."""
@@ -229,21 +228,15 @@ class Api:
         if not head.startswith(MAGIC):
             raise NotADatabase("header", head[:16], "the body is not a SQLite database")
 
-    async def _send_file(self, request: web.Request, copy: Copy) -> web.StreamResponse:
-        size = os.path.getsize(copy.path)
+    async def _send_file(self, request: web.Request, copy: Copy, file: BinaryIO) -> web.StreamResponse:
         headers = {"Sqlitecluster-Position": str(copy.position), "Content-Type": "application/vnd.sqlite3"}
         response = web.StreamResponse(headers=headers)
-        response.content_length = size
+        response.content_length = os.fstat(file.fileno()).st_size
         await response.prepare(request)
-        async for data in self._chunks(copy.path):
+        while data := await self._run(file.read, _COPY_BYTES):
             await response.write(data)
         await response.write_eof()
         return response
-
-    async def _chunks(self, path: Path) -> AsyncIterator[bytes]:
-        with open(path, "rb") as file:
-            while data := await self._run(file.read, _COPY_BYTES):
-                yield data
 
     def _database(self, request: web.Request) -> DatabaseStore:
         name = check_database_name(_text(request, "name"))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PIN_STEP: Final = 64
+_UNWIELDY_BYTES: Final = 48 << 20
 _NEAR: Final = 4096
 """Transactions behind, beyond which a lane no longer expects to find the next file in memory."""
 
@@ -116,7 +117,9 @@ class Lane:
             near = self._live and ours.position.txid - self.sent.txid <= _NEAR
             found = _look(db, self.sent.txid) if near else await self._run(_look, db, self.sent.txid)
             self._live = near and found is not None
-        following = Next(found.header.min_txid, found.header.pre_apply) if found is not None else None
+        following = None
+        if found is not None:
+            following = Next(found.header.min_txid, found.header.pre_apply, not found.ltx)
         decision = decide(self.sent, ours, following, resync=self._resync)
         if decision.send is Send.TRANSACTIONS and found is not None:
             self._pin(db, self.sent.txid)
@@ -170,10 +173,16 @@ class _Found:
 
     header: Header
     ltx: bytes
+    """Empty when the file is unwieldy."""
 
 
 def _look(db: DatabaseStore, txid: int) -> _Found | None:
     """The stored LTX file that holds ``txid + 1``, or None."""
     piece = db.next_after(txid)
-    ltx = db.read(piece) if piece is not None else None
+    if piece is None:
+        return None
+    if piece.path is not None and piece.size > max(_UNWIELDY_BYTES, db.commit * db.page_size // 4):
+        with open(piece.path, "rb") as file:
+            return _Found(Header.parse(file.read(HEADER_SIZE)), b"")
+    ltx = db.read(piece)
     return _Found(Header.parse(ltx[:HEADER_SIZE]), ltx) if ltx is not None else None

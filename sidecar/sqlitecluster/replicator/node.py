@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -141,6 +142,7 @@ class Replicator:
             PreflightError: an address cannot be listened on.
         """
         node = self._node
+        shutil.rmtree(node.config.data_dir / "staging", ignore_errors=True)  # half-done copies of an earlier process
         if node.config.role == "primary":
             self._begin_as_primary()
         node.state.node[NodeWord.EPOCH] = self._epochs.value

@@ -30,6 +30,9 @@ DROPPED = Ours(Position(10, 1 << 63), 0)
         pytest.param(
             Position(10, 0xAB), OURS, None, Decision(Send.SNAPSHOT, Reason.OTHER_HISTORY), id="same-txid-other-content"
         ),
+        pytest.param(
+            Position(8, 0x11), OURS, Next(9, 0x11, True), Decision(Send.SNAPSHOT, Reason.CHEAPER), id="a-huge-file"
+        ),
         pytest.param(Position(11, 1), OURS, None, Decision(Send.SNAPSHOT, Reason.AHEAD), id="ahead"),
         pytest.param(ZERO, DROPPED, Next(1, 0), Decision(Send.NOTHING), id="dropped-before-the-replica-was-born"),
         pytest.param(Position(9, 1), DROPPED, Next(10, 1), Decision(Send.TRANSACTIONS), id="the-drop-is-in-the-chain"),
