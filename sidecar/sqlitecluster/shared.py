@@ -64,6 +64,7 @@ class NodeWord:
     CAPTURE_ALIVE_NS = 18  # [replicator] CLOCK_MONOTONIC of the capture's last turn
     NO_SPACE = 19  # [mount] requests answered ENOSPC because of the reserve
     FREE_LOW = 20  # [replicator] 1 while free space is below the reserve
+    MOUNT_ASKED = 21  # [replicator] grows with each RAW_ASK or POISONED; a mount that is awake is not rung
     PRIMARY_NAME = 64  # [replicator] 64 words: length and bytes
 
 

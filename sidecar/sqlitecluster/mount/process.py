@@ -81,11 +81,13 @@ class Service:
         self._node = self._state.node
         self._role = int(self._node[NodeWord.ROLE])
         self._asked = np.zeros(0, dtype=np.uint64)
+        self._asked_seq = 0
         self.driver: Driver | None = None
         self.operations: Operations | None = None
 
     def woken(self) -> None:
         """The replicator may have asked for raw ranges, or closed a generation of handles."""
+        self._asked_seq = self._node[NodeWord.MOUNT_ASKED]
         asks = self._state.column(Word.RAW_ASK)
         if len(self._asked) < len(asks):
             self._asked = np.concatenate((self._asked, np.zeros(len(asks) - len(self._asked), dtype=np.uint64)))
@@ -105,6 +107,8 @@ class Service:
         if asleep:
             if self.driver is not None:
                 self._node[NodeWord.REQUESTS] = self.driver.requests
+            if self._node[NodeWord.MOUNT_ASKED] != self._asked_seq:  # asked while awake, so without a ring
+                self.woken()
             return
         role = int(self._node[NodeWord.ROLE])
         if role != self._role:

@@ -32,7 +32,7 @@ from sqlitecluster.replicator.capture_recovery import recover
 from sqlitecluster.replicator.capture_rollback import capture_spool
 from sqlitecluster.replicator.capture_wal import Turn, WalCapture
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.shared import KIND_DATABASE, KIND_OTHER, Word
+from sqlitecluster.shared import KIND_DATABASE, KIND_OTHER, NodeWord, Word
 from sqlitecluster.store.spool import Spool, read_spool, spool_path
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class DatabaseCapture:
         if quiet < QUIET_NS:
             return (QUIET_NS - quiet) / 1e9
         words[Word.RAW_ASK] = words[Word.EVENT_SEQ]
+        self.db.node.state.node[NodeWord.MOUNT_ASKED] += 1
         self.db.node.bells.mount.ring()
         return RETRY_S
 

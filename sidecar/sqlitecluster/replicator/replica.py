@@ -32,7 +32,7 @@ from sqlitecluster.replicator.walfile import Page
 from sqlitecluster.replicator.walsession import WalSession
 from sqlitecluster.replicator.walwriter import BATCH_BYTES, WalWriter
 from sqlitecluster.replicator.work import Install
-from sqlitecluster.shared import Word
+from sqlitecluster.shared import NodeWord, Word
 from sqlitecluster.store import lostfound
 
 if TYPE_CHECKING:
@@ -377,7 +377,8 @@ class ReplicaDb:
                 log.warning("%s: a snapshot is cut off by a new page size: %s", self.name, error.message)
             self.session.index.invalidate()
         words[Word.POISONED] = words[Word.OPEN_GEN]
-        os.eventfd_write(self._node.bells.mount.fd, 1)  # also when it is awake: it looks at this word only when rung
+        self._node.state.node[NodeWord.MOUNT_ASKED] += 1
+        self._node.bells.mount.ring()
         deadline = time.monotonic() + _DRAIN_S
         while words[Word.OPEN_GEN] <= words[Word.POISONED] and time.monotonic() < deadline:
             time.sleep(0.001)  # the mount opens a new generation once the old handles are cut off
