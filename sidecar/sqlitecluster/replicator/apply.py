@@ -130,11 +130,11 @@ class Applier:
         poll.register(bell.fd, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
         while not self._stopping:
-            bell.going_to_sleep()
-            poll.poll(self._pause_ms())
-            bell.woke()
-            self._clear_wake()
             try:
+                bell.going_to_sleep()
+                poll.poll(self._pause_ms())
+                bell.woke()
+                self._clear_wake()
                 self._turn()
             except Exception:
                 log.exception("apply: unexpected error; the thread goes on")
@@ -170,7 +170,7 @@ class Applier:
         """Slots for which a program waits; those that failed lately only when their time has come."""
         state = self._node.state
         wanted = state.column(Word.LOCK_WANTED)
-        locked = state.column(Word.LOCKED)
+        locked = state.column(Word.LOCKED)[: len(wanted)]  # the mount may have given out a slot between the two
         slots = [int(i) for i in ((wanted == 1) & (locked == 0)).nonzero()[0]]
         now = time.monotonic()
         return [slot for slot in slots if self._hold_at.get(state.name(slot), 0.0) <= now]
