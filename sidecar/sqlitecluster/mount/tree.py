@@ -25,6 +25,7 @@ from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.database import SHM_INODE_BIT, Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind, Place, join, place
+from sqlitecluster.shared import Word
 from sqlitecluster.units import decode_name
 
 log = logging.getLogger(__name__)
@@ -290,6 +291,9 @@ class Tree:
             database.main.close()
         for kind in _SIDES:
             self._load_side(database, kind, fresh=fresh)
+        if fresh and database.dirty and not database.journal_active:
+            # The node died in the middle of a raw write: the replicator shall ask for it.
+            database.words[Word.DIRTY_RAW] = 1
 
     def _load_side(self, database: Database, kind: Kind, *, fresh: bool) -> None:
         backing = self.context.layout.backing(kind, database.name)
