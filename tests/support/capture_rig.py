@@ -12,7 +12,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sqlitecluster.config.model import NodeConfig
@@ -175,6 +176,13 @@ class RigDatabase:
             if pause == 0 and self.progress() == before and self._is_tail():
                 return
         raise AssertionError("capture does not come to rest")
+
+    def wait(self, condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+        """Until the capture thread has done something; only for tests that run the thread."""
+        end = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end, "the capture thread did not get there"
+            time.sleep(0.002)
 
     def _is_tail(self) -> bool:
         return self.words[Word.WAL_END] > self.words[Word.CAPTURED_END]

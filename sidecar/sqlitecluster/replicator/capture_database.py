@@ -56,8 +56,6 @@ class DatabaseCapture:
         self.failing = False
         self._compare_at = 0.0
         recover(self.db)
-        if self.db.store.position.txid:
-            self.db.show_position()
 
     def close(self) -> None:
         """Release all descriptors."""
