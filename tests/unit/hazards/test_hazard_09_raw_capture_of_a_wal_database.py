@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sqlitecluster.shared import Word
-from support.capture_rig import RigDatabase
+from sqlitecluster.store.spool import FLAG_RAW, spool_path, write_spool
+from support.capture_rig import Rig, RigDatabase
 
 
 def test_a_partial_checkpoint_does_not_roll_the_image_back(app: RigDatabase) -> None:
@@ -24,6 +25,24 @@ def test_a_partial_checkpoint_does_not_roll_the_image_back(app: RigDatabase) -> 
     app.look()
     app.captured()
     assert app.words[Word.RAW_HINT_DONE] == app.words[Word.RAW_HINT]
+    assert app.txid == before
+    assert app.replayed() == app.image()
+
+
+def test_raw_ranges_beside_a_wal_are_not_taken_from_the_database_file(app: RigDatabase, rig: Rig) -> None:
+    writer = app.connect("wal")
+    writer.execute("PRAGMA wal_autocheckpoint=0")
+    app.spool()
+    writer.execute("CREATE TABLE t(v)")
+    app.look()
+    app.captured()
+    before = app.txid
+    data = app.path.read_bytes()  # page 1 without the table
+    app.words[Word.SPOOL_SEQ] += 1
+    path = spool_path(rig.data, app.slot, app.words[Word.SPOOL_SEQ])
+    write_spool(path, [(0, data)], len(data), FLAG_RAW, wal_gen=app.words[Word.WAL_GEN])
+    app.look()
+    app.captured()
     assert app.txid == before
     assert app.replayed() == app.image()
 
