@@ -140,7 +140,7 @@ class PrimaryConnection(asyncio.Protocol):
     def _refused(self, status: int) -> SQLiteClusterError:
         try:
             value = json.loads(self._refusal)
-            return from_wire(str(value["code"]), str(value["message"]))
+            return from_wire(str(value["code"]), f"the primary refuses the stream: {value['message']}")
         except (ValueError, KeyError, TypeError):
             return StreamError(f"the primary answered with status {status}")
 

@@ -172,11 +172,20 @@ class Receiver:
             return
         del self._incoming[name]
         diverged = incoming.reason.diverged
+        if diverged:
+            self._report_tail(name, incoming.reason)
         stage.close(remove=False)
         self.resync.discard(name)
         self._queue.put(
             Install(name, stage.path, stage.page_size, stage.pages, stage.position, stage.timestamp_ms, diverged)
         )
+
+    def _report_tail(self, name: str, reason: Reason) -> None:
+        db = self._node.find(name)
+        own = db.position if db is not None else "nothing"
+        why = "transactions that the primary never saw" if reason is Reason.AHEAD else "another history"
+        text = f"this node was at {own} with {why}; they are kept in lost+found, the primary's content replaced them"
+        self._node.problems.report("TailKept", text, name)
 
     def _beat(self) -> None:
         """A snapshot that is complete but does not add up gets a few seconds, then a new one."""

@@ -111,6 +111,9 @@ def test_a_replica_that_is_ahead_gets_a_snapshot_marked_diverged(tmp_path: Path)
         await pair.follows(writer)
         [install] = [work for work in pair.replica.applier.done if isinstance(work, Install)]
         assert install.diverged
+        [problem] = pair.replica.node.problems.all()
+        assert problem.code == "TailKept"
+        assert "0000000000000009" in problem.message
 
     run(tmp_path, scene)
 
