@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.shared import ROLE_PRIMARY, Bell, NodeWord, State, Word
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -80,6 +79,9 @@ class MountedNode:
         try:
             self._mount()
             self.serve()
+            # The kernel learns that closing needs no request. Otherwise a child of this process, which closes
+            # what it inherited before it becomes the next mount process, would wait for that process.
+            (self.mnt / ".role").read_bytes()
         except BaseException:
             self.close()
             raise
@@ -119,6 +121,16 @@ class MountedNode:
         assert self._process is not None
         self._process.send_signal(sig)
         self._process.wait(_LONG_S)
+
+    def wait_dead(self) -> None:
+        """Until the mount process ended by itself."""
+        assert self._process is not None
+        self._process.wait(_LONG_S)
+
+    def cut_lifeline(self) -> None:
+        """What happens when the supervisor is killed."""
+        os.close(self._lifeline[1])
+        self._lifeline = (self._lifeline[0], os.open(os.devnull, os.O_RDONLY))
 
     def close(self) -> None:
         """Unmount and clean up."""
@@ -188,5 +200,3 @@ class MountedNode:
         self._init = os.read(self._fuse, 1 << 17)
         os.set_blocking(self._fuse, False)
 
-
-__all__ = ["MountedNode", "NodeConfig", "can_mount"]

@@ -138,6 +138,8 @@ def clear(folder: Path) -> list[str]:
     for point in mounts_under(folder):
         unmount(point)
         said.append(f"unmounted left-over {point}")
+    for folder_of_mount in folder.glob("**/mnt"):
+        subprocess.run(["chattr", "-i", str(folder_of_mount)], capture_output=True)  # left by nodes that were killed
     return said
 
 

@@ -6,8 +6,8 @@ can be given a connection that looks new to it.
 
 Rules:
     1. Nothing here looks a path up below the mount point while it is mounted.
-    2. The bare folder below the mount is immutable from before the mount until the
-       clean stop (where the file system can do that): a program that runs while
+    2. The bare folder below the mount is immutable from before the mount until a stop
+       that cut off no program (where the file system can do that): a program that runs while
        nothing is mounted gets an error, not an acknowledged write into a folder that
        the next mount hides.
     3. A connection whose INIT was possibly answered is never offered as a new one.
