@@ -109,7 +109,7 @@ class Capture:
         bell.woke()
 
     def _note_events(self, now: float) -> None:
-        """Databases whose event word moved are due now, unless they gather."""
+        """Databases whose event word moved are due now, unless they gather and nobody waits for capture."""
         column = self._state.column(Word.EVENT_SEQ)
         count = len(column)
         changed = np.flatnonzero(column != self._seen[:count])
@@ -121,7 +121,7 @@ class Capture:
             database = self._databases.get(slot)
             if database is not None:
                 database.last_event = now
-                if database.gathering and slot in self._due:
+                if database.gathering and slot in self._due and not self._state.node[NodeWord.PARKED]:
                     continue
             self._due[slot] = now
 

@@ -45,7 +45,7 @@ def gather_pause(commits: int, size: int) -> float:
 def nap_or_sleep(since_event_s: float, until_due_s: float) -> tuple[float, bool]:
     """(seconds, with the bell) to wait when nothing is due: short waits do without the bell."""
     if until_due_s <= LIVELY_S:
-        return max(until_due_s, 0.0), False
+        return min(max(until_due_s, 0.0), NAP_S), False
     if since_event_s < LIVELY_S:
         return NAP_S, False
     return min(until_due_s, HOUSEKEEPING_S), True
