@@ -126,8 +126,12 @@ def corrupt_ltx_in_the_store(run: Run) -> None:
             node.start()
             fill(cluster.primary.mount / "a.db", 7)
             images.check_same(cluster, "a.db")
-            shown = node.log.read_text() + str(node.info())
-            assert "CorruptLTX" in shown, f"{which}: neither log nor status tells of the damage"
+            told = processes.wait_until(lambda n=node: "[CorruptLTX]" in n.log.read_text(), limit_s=120)  # type: ignore[misc]
+            assert told, f"{which}: the log does not tell of the damage"
+            assert "lost+found" in node.log.read_text(), f"{which}: the log does not say where the damaged file is"
+            assert "sqlitecluster_corrupt_files_total 0" not in node.get("/metrics").decode(), (
+                f"{which}: no metric counts it"
+            )
 
 
 def damage(file: Path) -> None:

@@ -167,9 +167,11 @@ def wrong_arguments(run: Run) -> None:
     cluster = run.shared()
     api = cluster.primary.api
     target = str(run.new_folder("args") / "x")
+    fill(cluster.primary.mount / "there.db", 1)
+    cluster.wait_synced("there.db")
     refused(processes.cli("export", "--url", api, "missing.db", target), "NoSuchDatabase", "missing.db")
     assert not Path(target).exists(), "a failed export left a file"
-    refused(processes.cli("wait", "--url", api, "missing.db", "--position", "xyz"), "InvalidFormat", "xyz")
+    refused(processes.cli("wait", "--url", api, "there.db", "--position", "xyz"), "InvalidFormat", "xyz")
     text = run.folder / "text.db"
     text.write_text("no database at all, but long enough to have a header of one hundred bytes " * 5)
     refused(processes.cli("import", "--url", api, "x.db", str(text)), "NotADatabase")

@@ -284,7 +284,8 @@ class DatabaseStore(Marks):
         """Move a damaged LTX file to lost+found."""
         if self.files.forget([info for info in self.files.files if self.files.file_path(info) == path]):
             kept = self._node.keep(self.name, "corrupt", [path], [])
-            log.error("%s: damaged LTX file %s moved to %s: %s", self.name, path.name, kept, why)
+            text = "%s: damaged LTX file %s moved to %s: %s"
+            log.error(text, self.name, path.name, kept, why, extra={"code": CorruptLTX.code})
             self._node.corrupt_files += 1
 
     def _walk(self, piece: StoredLTX | None) -> Iterator[bytes]:
