@@ -24,7 +24,7 @@ from sqlitecluster.replicator.events import timestamp
 from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.metrics import Sample
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, NodeWord, Word
+from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord, Word
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class NodeView:
 
     @property
     def is_primary(self) -> bool:
-        return int(self.node.state.node[NodeWord.ROLE]) == 1
+        return int(self.node.state.node[NodeWord.ROLE]) == ROLE_PRIMARY
 
     @property
     def in_sync(self) -> bool:

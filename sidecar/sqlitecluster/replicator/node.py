@@ -39,6 +39,7 @@ from sqlitecluster.replicator.roles import PrimaryRole, ReplicaRole, Role
 from sqlitecluster.replicator.services import Bells, NodeServices, Problem, SupervisorLink
 from sqlitecluster.replicator.snapshot_send import read_pages
 from sqlitecluster.replicator.stream_server import StreamHub
+from sqlitecluster.replicator.verifying import BackgroundVerifier
 from sqlitecluster.shared import Bell, NodeWord, State
 from sqlitecluster.store.housekeeper import Housekeeper
 from sqlitecluster.store.node import NodeStore
@@ -127,7 +128,8 @@ class Replicator:
             self._role.cluster_changed,
         )
         self._runners: list[web.AppRunner] = []
-        self._lag_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._verifier = BackgroundVerifier(node, self._executor, self._role.damaged)
 
     def hello(self) -> Hello:
         """How this node presents itself to others."""
@@ -158,7 +160,7 @@ class Replicator:
         self._role.on_change = self._events.primary_changed
         self._role.on_sync = self._synced
         await self._role.start()
-        self._lag_task = asyncio.create_task(self._publish_lag())
+        self._tasks = [asyncio.create_task(self._publish_lag()), asyncio.create_task(self._verifier.run())]
         node.supervisor.ready()
         log.info("ready as %s, epoch %d", node.config.role, self._epochs.value)
 
@@ -171,8 +173,8 @@ class Replicator:
         log.info("stopping")
         self._events.close()
         await self._hub.close()
-        if self._lag_task is not None:
-            self._lag_task.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._role.stop()
         for runner in self._runners:
             await runner.cleanup()

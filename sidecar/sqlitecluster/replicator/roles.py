@@ -55,6 +55,7 @@ class Role(Protocol):
     async def ended(self) -> None: ...
     async def stop(self) -> None: ...
     def cluster_changed(self) -> None: ...
+    def damaged(self, name: str) -> None: ...
 
 
 class PrimaryRole:
@@ -104,6 +105,10 @@ class PrimaryRole:
         """Replicas of the old cluster must introduce themselves again."""
         for stream in list(self._hub.streams):
             stream.stop()
+
+    def damaged(self, name: str) -> None:
+        """Nobody has better content than the primary: a person must decide."""
+        log.error("%s: the image is damaged; restore it, or import a good copy", name, extra={"code": "ImageDamaged"})
 
 
 class ReplicaRole:
@@ -167,6 +172,10 @@ class ReplicaRole:
     def cluster_changed(self) -> None:
         """Introduce this node again, with its new cluster id."""
         self._client.again()
+
+    def damaged(self, name: str) -> None:
+        """Get the primary's content."""
+        self._client.resync(name)
 
     def _room(self) -> None:
         self._client.room()
