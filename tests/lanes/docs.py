@@ -1,0 +1,165 @@
+"""Lane ``docs``: what the documentation shows is true.
+
+The console example of the README is run as a reader would type it, and its output
+compared; every `sqlitecluster` command line in the documents must be one that the
+program accepts, every `make` target must exist, every YAML example must be a legal
+configuration, every relative link must lead somewhere. Counts documents and the example.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from sqlitecluster.cli.main import build_parser
+from sqlitecluster.config import load
+from sqlitecluster.errors import ConfigError
+from support import lane, ports, processes
+from support.lane import Run
+
+ROOT = processes.root()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+LIMIT_S = 60.0
+
+
+def documents() -> list[Path]:
+    """All Markdown files of the repository that people read."""
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("README.md")]
+    return sorted(set(found))
+
+
+def commands(text: str) -> list[str]:
+    """The lines after ``$`` in console blocks."""
+    blocks = [body for kind, body in BLOCK.findall(text) if kind == "console"]
+    return [line[2:].strip() for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def check_command(command: str) -> str | None:
+    """What is wrong with a command line, None when it is one of ours and legal, or not ours."""
+    words = shlex.split(re.split(r"\s(?:\||&|>|2>)", command)[0], comments=True)
+    if words[:1] == ["make"]:
+        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        missing = [word for word in words[1:] if "=" not in word and word not in targets]
+        return f"no target {missing}" if missing else None
+    if not words or not words[0].endswith("sqlitecluster"):
+        return None
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(errors):
+            build_parser().parse_args(words[1:])
+    except SystemExit as end:
+        return errors.getvalue().strip() if end.code else None
+    return None
+
+
+def check_document(path: Path) -> list[str]:
+    """Everything wrong in one document."""
+    text = path.read_text()
+    wrong = [f"`{command}`: {why}" for command in commands(text) if (why := check_command(command))]
+    for kind, body in BLOCK.findall(text):
+        if kind == "yaml" and (why := _check_yaml(body)):
+            wrong.append(f"YAML example: {why}")
+    links = LINK.findall(re.sub(r"(?s)```.*?```", "", text))
+    return wrong + [f"link to {link} leads nowhere" for link in links if not (path.parent / link).exists()]
+
+
+def _check_yaml(body: str) -> str | None:
+    document = yaml.safe_load(body)
+    if not isinstance(document, dict) or "dataDir" not in document:
+        return None  # an excerpt, or of something else
+    try:
+        load.parse(document, base=Path("/"))
+    except ConfigError as error:
+        return error.message
+    return None
+
+
+def steps(block: str) -> list[tuple[str, str]]:
+    """(command, expected output) of a console block."""
+    found: list[tuple[str, str]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], ""))
+        elif found:
+            found[-1] = (found[-1][0], found[-1][1] + line + "\n")
+    return found
+
+
+def run_example(run: Run) -> None:
+    """Type the README's example."""
+    text = (ROOT / "README.md").read_text()
+    block = next(body for kind, body in BLOCK.findall(text) if kind == "console" and " local " in body)
+    folder, base = run.new_folder("example"), ports.take_base()
+    program: subprocess.Popen[bytes] | None = None
+    try:
+        for command, expected in steps(block):
+            ours = shlex.join(processes.cli())
+            typed = command.replace("/tmp/try", str(folder / "try")).replace(".venv/bin/sqlitecluster", ours)
+            if typed.startswith(("make ", "kill ")):
+                continue
+            if typed.endswith("&"):
+                words = [*shlex.split(typed.removesuffix("&")), "--base-port", str(base)]
+                program = processes.start(words, log=folder / "log")
+                got = _wait_output(folder / "log", expected)
+            else:
+                got = _type(typed, expected)
+            if got != expected:
+                run.violation(f"README: `{command}` gave {got!r}, the README says {expected!r}")
+                return
+    finally:
+        if program is not None:
+            processes.end(program)
+        processes.clear(folder)
+        ports.give_back(base)
+    run.count()
+
+
+def _wait_output(log: Path, expected: str) -> str:
+    processes.wait_until(lambda: expected in log.read_text(), limit_s=LIMIT_S)
+    return expected if expected in log.read_text() else log.read_text()
+
+
+def _type(command: str, expected: str) -> str:
+    """Run a command; one that only reads a replica is repeated, as a person is slower than a computer."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=processes.environment())
+        got = done.stdout + done.stderr
+        if got == expected or "/n2/" not in command or time.monotonic() > deadline:
+            return got
+        time.sleep(0.2)
+
+
+def body(run: Run) -> None:
+    """The example, then the documents."""
+    found = documents()
+    run.wanted = len(found) + 1
+    run_example(run)
+    for path in found:
+        wrong = check_document(path)
+        for text in wrong:
+            run.violation(f"{path.relative_to(ROOT)}: {text}")
+        if not wrong:
+            run.count()
+
+
+def main() -> int:
+    """Entry of ``python -m lanes.docs``."""
+    run = lane.parse("docs", "documents and examples", 1, None)
+    if run.options.list:
+        print("\n".join(str(path.relative_to(ROOT)) for path in documents()))
+        return 0
+    return lane.run_lane(run, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
