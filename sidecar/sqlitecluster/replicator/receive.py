@@ -176,6 +176,7 @@ class Receiver:
             self._report_tail(name, incoming.reason)
         stage.close(remove=False)
         self.resync.discard(name)
+        self._node.problems.clear("ImageDamaged", name)
         self._queue.put(
             Install(name, stage.path, stage.page_size, stage.pages, stage.position, stage.timestamp_ms, diverged)
         )
