@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
+from sqlitecluster.store.state import StateWord
 from support import images, processes
 from support.clients import connect, fill, follows, run_sql, start_writer, value
 from support.cluster import Cluster
@@ -20,6 +23,7 @@ from support.node import Node
 from support.writer import read_record
 
 CASES, case = registry()
+CHECKSUMS_BOOT = 3  # word of the boot id in the file of page checksums
 
 
 def cut_power(node: Node) -> None:
@@ -36,6 +40,16 @@ def cut_power(node: Node) -> None:
     for folder in Path("/dev/shm").glob("sqlitecluster-*"):
         if _belongs_to(folder, node):
             shutil.rmtree(folder, ignore_errors=True)
+    forget_boot(node)
+
+
+def forget_boot(node: Node) -> None:
+    """Make the node believe that the machine was started anew: its mapped words are of another boot."""
+    for database in (node.data / "dbs").iterdir():
+        for file, word in ((database / "state", StateWord.BOOT), (database / "checksums", CHECKSUMS_BOOT)):
+            with contextlib.suppress(FileNotFoundError), file.open("r+b") as words:
+                words.seek(word * 8)
+                words.write(struct.pack("<Q", 0x1234567890ABCDEF))
 
 
 def _belongs_to(folder: Path, node: Node) -> bool:
@@ -63,6 +77,27 @@ def power_cut(run: Run) -> None:
             assert acknowledged and not missing, f"{mode}: {len(missing)} of {len(acknowledged)} commits are missing"
             run_sql(cluster.primary.mount / f"{mode}.db", "INSERT INTO t(v) VALUES('after')")
         images.check_same(cluster, "WAL.db", "DELETE.db")
+
+
+@case
+def power_cut_that_takes_the_end_of_the_wal(run: Run) -> None:
+    """synchronous=NORMAL does not fsync the WAL: what the node's log has of it must be put back."""
+    with run.cluster("tail") as cluster:
+        for share in (0.0, 0.3, 0.9):
+            record = run.new_folder("tail") / "record"
+            writer = start_writer(cluster.primary, "a.db", record, "--rate", "200")
+            assert processes.wait_until(lambda r=record: len(read_record(r).acknowledged) > 300, limit_s=60)  # type: ignore[misc]
+            seen = value(cluster.replica.mount / "a.db", "SELECT count(*) FROM t")
+            cut_power(cluster.primary)
+            processes.end(writer, limit_s=90)
+            wal = images.backing(cluster.primary, "a.db", "wal")
+            os.truncate(wal, int(wal.stat().st_size * share))
+            cluster.primary.start()
+            rows = value(cluster.primary.mount / "a.db", "SELECT count(*) FROM t")
+            assert rows >= seen, f"{rows} rows after the power cut, but a replica had shown {seen}"
+            assert images.integrity(cluster.primary.mount / "a.db") == "ok"
+            run_sql(cluster.primary.mount / "a.db", "INSERT INTO t(v) VALUES('after')")
+            images.check_same(cluster, "a.db")
 
 
 @case
