@@ -41,8 +41,12 @@ def open_source(path):
     return sqlite3.connect(f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=ro&immutable=1", uri=True)
 
 def repaged(source, size):
-    source.execute(f"PRAGMA page_size={size}")
-    source.execute("VACUUM INTO ?", (work_path,))
+    work = sqlite3.connect(work_path, isolation_level=None)
+    source.backup(work)
+    for statement in ("journal_mode=DELETE", "synchronous=OFF", f"page_size={size}"):
+        work.execute(f"PRAGMA {statement}").fetchall()
+    work.execute("VACUUM")
+    work.close()
     return open_source(work_path)
 
 def main():
