@@ -91,7 +91,7 @@ def power_cut_that_takes_the_end_of_the_wal(run: Run) -> None:
             cut_power(cluster.primary)
             processes.end(writer, limit_s=90)
             wal = images.backing(cluster.primary, "a.db", "wal")
-            os.truncate(wal, int(wal.stat().st_size * share))
+            os.truncate(wal, max(32, int(wal.stat().st_size * share)))  # SQLite syncs the header at once
             cluster.primary.start()
             rows = value(cluster.primary.mount / "a.db", "SELECT count(*) FROM t")
             assert rows >= seen, f"{rows} rows after the power cut, but a replica had shown {seen}"
