@@ -125,7 +125,8 @@ class RigDatabase:
 
     def _look_database(self) -> None:
         try:
-            head = self.path.read_bytes()[:16]
+            with open(self.path, "rb") as file:
+                head = file.read(16)
         except FileNotFoundError:
             head = b""
         kind = KIND_DATABASE if head == b"SQLite format 3\0" else KIND_OTHER
