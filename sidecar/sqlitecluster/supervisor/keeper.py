@@ -13,6 +13,7 @@ sent there first, if ``offer``), ``clear`` (the connection is gone) and end of f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -66,21 +67,28 @@ class Keeper:
         if message["op"] == "clear":
             self._forget_replicator()
             for key in list(self.kept):
-                os.close(self.kept.pop(key))
+                _close(self.kept.pop(key))
         elif message["op"] == "serve":
-            self._forget_replicator()
+            self._take_last_words()
             self._replicator, self._serving = socket.socket(fileno=fds[0]), message["serving"]
             if message["offer"]:
                 self._offer(self._replicator)
         return True
 
+    def _take_last_words(self) -> None:
+        """Read what a dead replicator sent and nobody has read yet: it may be a lock to keep."""
+        if self._replicator is not None:
+            self._replicator.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self._replicator is not None:
+                self._on_replicator(self._replicator)
+        self._forget_replicator()
+
     def _offer(self, replicator: socket.socket) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it died meanwhile; the next one is offered the same
             for key, fd in self.kept.items():
                 datagrams.send(replicator, {"op": "kept", "key": key}, [fd])
             datagrams.send(replicator, {"op": "kept-end"})
-        except OSError:
-            self._forget_replicator()  # it died meanwhile; the next one is offered the same
 
     def _on_replicator(self, replicator: socket.socket) -> None:
         received = datagrams.receive(replicator)
@@ -97,7 +105,7 @@ class Keeper:
         key = str(message["key"])
         old = self.kept.pop(key, None)
         if old is not None:
-            os.close(old)
+            _close(old)
         if message["op"] == "keep" and fds:
             if len(self.kept) >= KEPT_MAX:
                 raise OverflowError(f"more than {KEPT_MAX} kept descriptors")
@@ -107,6 +115,11 @@ class Keeper:
         if self._replicator is not None:
             self._replicator.close()
             self._replicator = None
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):  # of a mount that is gone: it is closed all the same
+        os.close(fd)
 
 
 def _become_child(parent: int, *, keep_fd: int) -> None:

@@ -29,10 +29,17 @@ class _Formatter(logging.Formatter):
         return self._lines.line(record.levelname.lower(), source, text, code=code, now=record.created)
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record of the HTTP server is about us: a peer's malformed request must not fill the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__module__ != "aiohttp.http_exceptions"
+
+
 def configure(config: NodeConfig) -> None:
     """Send everything of the configured level and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(lines.Style(config.name, config.log_format, colour=sys.stderr.isatty())))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     logging.Formatter.converter = time.gmtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_the_same_key_replaces_and_drop_removes(kept: Kept, tmp_path: Path) -> N
 
     assert list(fds) == ["x"]
     assert os.pread(fds["x"], 100, 0) == b"new"
+
+
+def test_the_last_words_of_a_dead_replicator_are_heard(kept: Kept, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    os.kill(kept.pid, signal.SIGSTOP)  # so that everything waits at once
+    first = kept.replicator()
+    keys = [str(number) for number in range(20)]
+    for key in keys:
+        keep(first, key, tmp_path / "a")
+    first.close()
+    second = kept.replicator()
+    os.kill(kept.pid, signal.SIGCONT)
+
+    assert list(offered(second)) == keys
 
 
 def test_other_messages_reach_the_supervisor_with_the_number_of_their_sender(kept: Kept) -> None:
