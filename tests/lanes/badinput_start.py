@@ -250,6 +250,8 @@ def nonsense_on_every_port(run: Run) -> None:
             for path in ("/nothing", "/import", "/stream", "/%00", "/" + "x" * 9000):
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(f"http://127.0.0.1:{node.port(kind)}{path}", timeout=10).read(100)
+    logs = cluster.primary.log.read_text() + cluster.replica.log.read_text()
+    assert "Traceback" not in logs, "malformed requests leave tracebacks in the log"
     fill(cluster.primary.mount / "alive.db", 2)
     images.check_same(cluster, "alive.db")
     assert os.path.ismount(cluster.replica.mount)
