@@ -175,7 +175,7 @@ def wrong_arguments(run: Run) -> None:
     text = run.folder / "text.db"
     text.write_text("no database at all, but long enough to have a header of one hundred bytes " * 5)
     refused(processes.cli("import", "--url", api, "x.db", str(text)), "NotADatabase")
-    refused(processes.cli("ltx", "verify", str(text)), "InvalidLTX")
+    refused(processes.cli("ltx", "verify", str(text)), "CorruptLTX", "damaged")
     for arguments in ((), ("no-such-command",), ("status", "--no-such-option")):
         done = subprocess.run(
             processes.cli(*arguments), env=processes.environment(), capture_output=True, text=True, timeout=60
