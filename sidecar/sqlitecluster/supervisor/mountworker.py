@@ -41,6 +41,11 @@ class MountWorker:
         self._retired = False
         self._deadline: Timer | None = None
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether a process answers the kernel."""
+        return self.child is not None and self.child.ready
+
     def begin(self) -> None:
         """Mount and start the first process.
 

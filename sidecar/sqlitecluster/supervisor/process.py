@@ -210,6 +210,8 @@ class Supervisor:
         self._node.shared.ring()
         clean = self._leave_programs_time()
         self._mount.detach()
+        if not self._mount.is_serving:  # the replicator may wait for an answer that never comes
+            self._mount.stop(HURRY_S)
         self._replicator.stop(HURRY_S if self._hurry else STOP_REPLICATOR_S)
         self._replicator.stop_keeper()
         self._mount.stop(HURRY_S if self._hurry else STOP_MOUNT_S)
