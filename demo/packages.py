@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -94,8 +95,12 @@ def fetch_json(url: str) -> Any:
 def fetch_page(url: str) -> list[str]:
     """One HTML page of Datasette, as the text that a person sees."""
     with urllib.request.urlopen(url, timeout=30) as answer:
-        html = answer.read().decode()
-    body = re.sub(r"(?s)<(script|style).*?</\1>", " ", html)
+        page = answer.read().decode()
+    body = re.sub(r"(?s)<(script|style).*?</\1>", " ", page)
     cells = [re.findall(r"(?s)<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"(?s)<tr>(.*?)</tr>", body)]
-    plain = [[re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in cells]
-    return [" | ".join(cell[:28] for cell in row[1:4]) for row in plain if len(row) > 3]
+    plain = [[_text(cell) for cell in row] for row in cells]
+    return [" | ".join(cell[:28] for cell in row[:4]) for row in plain if len(row) > 3]
+
+
+def _text(cell: str) -> str:
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", cell))).strip(" \u25b2\u25bc")
