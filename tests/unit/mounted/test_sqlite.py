@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.mounting import MountedNode
 
 from sqlitecluster.shared import KIND_DATABASE, KIND_EMPTY, KIND_OTHER, Word
 from sqlitecluster.store.spool import FLAG_RAW, read_spool
+from support.mounting import MountedNode
 
 Make = Callable[..., MountedNode]
 
