@@ -39,7 +39,6 @@ class File:
         "name",
         "path",
         "pins",
-        "sync_ns",
         "unlinked",
     )
 
@@ -56,7 +55,6 @@ class File:
         self.handles = 0
         self.inherited = False  # a predecessor may have given out handles that are still open
         self.unlinked = False
-        self.sync_ns = 0  # how long the last fsync took
         self.database: Database | None = None
 
     def descriptor(self) -> int:

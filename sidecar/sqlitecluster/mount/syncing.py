@@ -12,6 +12,7 @@ import time
 from typing import Final
 
 from sqlitecluster.mount.files import File
+from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Job
 
 _FAST_NS: Final = 2_000_000
@@ -21,25 +22,33 @@ _ALONE_NS: Final = 10_000_000  # others that synced within this time would like 
 class Syncing:
     """Decides by what was measured."""
 
-    __slots__ = ("_last", "_last_ns")
+    __slots__ = ("_last", "_last_ns", "_took_ns")
 
     def __init__(self) -> None:
         self._last = ""
         self._last_ns = 0
+        # By database and kind, not by file: a journal is a new file in each transaction. All other files share one.
+        self._took_ns: dict[tuple[str, Kind], int] = {}
 
     async def sync(self, file: File, *, data_only: bool) -> None:
         """Make a file durable."""
         file.descriptor()
-        owner = file.database.name if file.database is not None else file.name
+        owner = file.database.name if file.database is not None else ""
+        call = functools.partial(self._timed, (owner, file.kind), file, data_only=data_only)
         started = time.monotonic_ns()
         alone = owner == self._last or started - self._last_ns > _ALONE_NS
         self._last, self._last_ns = owner, started
-        if alone and 0 < file.sync_ns < _FAST_NS:
-            file.sync(data_only=data_only)
-        else:
-            file.pins += 1
-            try:
-                await Job(functools.partial(file.sync, data_only=data_only))
-            finally:
-                file.pins -= 1
-        file.sync_ns = max(1, time.monotonic_ns() - started)
+        if alone and self._took_ns.get((owner, file.kind), _FAST_NS) < _FAST_NS:
+            call()
+            return
+        file.pins += 1
+        try:
+            await Job(call)
+        finally:
+            file.pins -= 1
+
+    def _timed(self, key: tuple[str, Kind], file: File, *, data_only: bool) -> None:
+        # Only the disk's part: what a thread's start took says nothing about the next sync.
+        started = time.monotonic_ns()
+        file.sync(data_only=data_only)
+        self._took_ns[key] = time.monotonic_ns() - started
