@@ -66,6 +66,9 @@ class Tree:
 
     def load(self, *, fresh: bool) -> None:
         """Find all databases. ``fresh``: no mount process has served this shared memory before."""
+        if fresh:  # nobody can have it mapped: the first to open a database builds its wal-index anew
+            for entry in os.scandir(f"{self.context.layout.runtime}/shm"):
+                os.unlink(entry.path)
         for entry in sorted(os.scandir(f"{self.context.layout.data}/dbs"), key=lambda entry: entry.name):
             try:
                 self._load_database(decode_name(entry.name), fresh=fresh)
