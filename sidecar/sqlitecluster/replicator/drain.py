@@ -2,6 +2,8 @@
 
 Used by ``apply.Applier`` in the apply thread; one helper thread does the long copies.
 
+    a quiet moment       the same pass, so that readers find everything in the database file, which the
+                         kernel caches; from the log each page is a request to the mount
     over the threshold   a pass in the helper: LTX durable, frames into the database, fsync
     much came meanwhile  one more pass, to which applying waits
     pass done            for at most ``DRAIN_S`` the database is not applied to: new readers
@@ -30,6 +32,7 @@ from sqlitecluster.replicator.services import NodeServices
 log = logging.getLogger(__name__)
 
 DRAIN_S: Final = 0.05
+QUIET_S: Final = 1.0
 AGAIN_S: Final = 1.0
 PINNED: Final = 8
 
@@ -54,20 +57,44 @@ class Drainer:
         self._wake = wake
         self._threshold = node.config.wal_threshold_bytes
         self._states: dict[str, _State] = {}
+        self._changed: dict[str, tuple[ReplicaDb, float]] = {}
+        """Databases with frames that were not written back, and when they changed last."""
+        self._next_quiet = 0.0
         self._helper = ThreadPoolExecutor(1, "checkpoint")
         self.draining = 0
         """Databases that are not applied to at the moment."""
 
     def look(self, db: ReplicaDb) -> None:
         """After a change: begin a pass if the WAL is long enough."""
-        if db.writer is None or db.session is None or db.writer.size <= self._threshold:
+        if db.writer is None or db.session is None:
             return
+        self._changed[db.name] = (db, time.monotonic())
+        if db.writer.size > self._threshold:
+            self._start(db)
+
+    def _start(self, db: ReplicaDb) -> None:
+        """Begin a pass unless one runs or has just ended."""
         state = self._states.get(db.name)
         if state is None or state.db.session is not db.session:
             state = self._states[db.name] = _State(db)
-        if state.running is not None or state.drain_until or time.monotonic() < state.not_before:
-            return
-        self._begin(state)
+        if state.running is None and not state.drain_until and time.monotonic() >= state.not_before:
+            self._changed.pop(db.name, None)
+            self._begin(state)
+
+    def _start_quiet(self, now: float) -> None:
+        """Write back what nobody changed for a while."""
+        self._next_quiet = now + QUIET_S / 2
+        for name, (db, changed) in list(self._changed.items()):
+            if self._is_in_database(db):
+                del self._changed[name]
+            elif now - changed >= QUIET_S:
+                self._start(db)
+
+    def _is_in_database(self, db: ReplicaDb) -> bool:
+        """Whether readers need nothing of the WAL, and it may stay as long as it is."""
+        if db.session is None or db.writer is None:
+            return True
+        return db.session.index.backfilled == db.writer.header.mx_frame and db.writer.size <= self._threshold
 
     def _begin(self, state: _State) -> None:
         db = state.db
@@ -84,8 +111,9 @@ class Drainer:
                 self._passed(state)
             if state.drain_until and state.running is None:
                 self._try_to_end(state)
-            if state.not_before:  # a reader stayed: it may have ended without a change that would make us look
-                self.look(state.db)
+        now = time.monotonic()
+        if now >= self._next_quiet:
+            self._start_quiet(now)
 
     def is_draining(self, name: str) -> bool:
         """Whether applying to this database must wait for a moment."""
@@ -101,6 +129,7 @@ class Drainer:
 
     def settle(self, name: str) -> None:
         """Wait for a running pass and forget the rest: the session is about to be closed."""
+        self._changed.pop(name, None)
         state = self._states.pop(name, None)
         if state is None:
             return
@@ -122,6 +151,7 @@ class Drainer:
         if error is not None:
             self._node.problems.report("StoreError", f"writing the WAL back failed: {error}", state.db.name)
             self._resume(state, AGAIN_S)
+            self._changed.setdefault(state.db.name, (state.db, time.monotonic()))
             return
         reached = future.result()
         if reached >= state.frames:
@@ -151,6 +181,8 @@ class Drainer:
         self._resume(state, 0.0 if done else AGAIN_S)
         if done:
             self._node.problems.clear("WalPinned", db.name)
-        elif db.writer.size > PINNED * self._threshold:
+            return
+        self._changed.setdefault(db.name, (db, time.monotonic()))  # the reader may end without another change
+        if db.writer.size > PINNED * self._threshold:
             text = f"a reader keeps {db.writer.size >> 20} MiB of the write-ahead log from being written back"
             self._node.problems.report("WalPinned", text, db.name)
