@@ -128,8 +128,7 @@ def ltx_samples(rng: random.Random) -> list[bytes]:
     for i in range(SAMPLES):
         history = History(rng, rng.choice((512, 512, 512, 1024, 4096)))
         generation, flags = forms[i % len(forms)]
-        for _ in range(3):
-            found.append(history.step(generation=generation, flags=flags))
+        found.extend(history.step(generation=generation, flags=flags) for _ in range(3))
         found.append(history.snapshot(generation=generation, flags=flags))
     return found
 

@@ -142,8 +142,7 @@ class CapturedDatabase:
             return pages
         known = dict(pages)
         return [
-            (pgno, known[pgno] if pgno in known else memoryview(self.page_on_disk(pgno, page_size)))
-            for pgno in wanted
+            (pgno, known[pgno] if pgno in known else memoryview(self.page_on_disk(pgno, page_size))) for pgno in wanted
         ]
 
     def publish(self, pages: Pages, page_size: int, commit: int, commits: int, wal: WalSpan | None = None) -> None:
@@ -189,4 +188,3 @@ class CapturedDatabase:
         position = self.store.position
         value = (position.txid, position.checksum, self.store.timestamp_ms, self.store.commit)
         self.node.state.set_position(self.slot, value)
-

@@ -56,8 +56,10 @@ def test_a_transaction_in_progress_is_not_captured(app: RigDatabase) -> None:
     before = app.txid
     db.execute("PRAGMA cache_size=5")
     db.execute("BEGIN")
-    db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 200) "
-               "INSERT INTO t(v) SELECT randomblob(3000) FROM n")
+    db.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 200) "
+        "INSERT INTO t(v) SELECT randomblob(3000) FROM n"
+    )
     app.look()
     app.captured()
     assert app.txid == before
@@ -72,5 +74,8 @@ def test_the_position_is_published(app: RigDatabase, rig: Rig) -> None:
     started(app)
     store = rig.store.open("app.db")
     assert rig.state.position(app.slot) == (
-        store.position.txid, store.position.checksum, store.timestamp_ms, store.commit
+        store.position.txid,
+        store.position.checksum,
+        store.timestamp_ms,
+        store.commit,
     )

@@ -54,8 +54,10 @@ def test_an_image_with_a_hot_journal_waits_until_it_is_played_back(app: RigDatab
     app.captured()
     writer.execute("PRAGMA cache_size=5")
     writer.execute("BEGIN")
-    writer.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 100) "
-                   "INSERT INTO t SELECT randomblob(3000) FROM n")
+    writer.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 100) "
+        "INSERT INTO t SELECT randomblob(3000) FROM n"
+    )
     writer.kill()
     app.words[Word.RAW_HINT] += 1
     app.look()

@@ -12,8 +12,10 @@ def started(app: RigDatabase) -> Program:
     writer.execute("PRAGMA cache_size=5")
     app.spool()
     writer.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-    writer.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 100) "
-                   "INSERT INTO t(v) SELECT randomblob(2000) FROM n")
+    writer.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 100) "
+        "INSERT INTO t(v) SELECT randomblob(2000) FROM n"
+    )
     app.look()
     app.captured()
     return writer
