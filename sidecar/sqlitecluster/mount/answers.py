@@ -22,12 +22,12 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-def failed(error: Exception, name: str) -> pyfuse3.FUSEError:
-    """The answer for an error."""
+def errno_of(error: Exception, name: str) -> int:
+    """The errno that the kernel is answered; what is no OSError is a bug and logged."""
     if isinstance(error, OSError) and error.errno:
-        return pyfuse3.FUSEError(error.errno)
+        return int(error.errno)
     log.error("%s failed unexpectedly", name, exc_info=error)
-    return pyfuse3.FUSEError(errno.EIO)
+    return errno.EIO
 
 
 def answered(
@@ -42,6 +42,6 @@ def answered(
         except pyfuse3.FUSEError:
             raise
         except Exception as error:  # a request's top: everything becomes an errno
-            raise failed(error, method.__name__) from None
+            raise pyfuse3.FUSEError(errno_of(error, method.__name__)) from None
 
     return guarded

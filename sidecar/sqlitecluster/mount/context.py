@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.mount.descriptors import Descriptors
 from sqlitecluster.mount.layout import Layout
 from sqlitecluster.mount.space import Space
 from sqlitecluster.shared import ROLE_PRIMARY, Bell, NodeWord, State
+
+_STRANGER_S: Final = 0.1  # no number is given to another thread so soon
+_MOST_STRANGERS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Context:
     layout: Layout
     space: Space
     descriptors: Descriptors
+    strangers: dict[tuple[int, int], float] = field(default_factory=dict)
+    """(replicator, pid) of threads that were seen not to be the replicator's, and until when that is taken as known."""
 
     def require_primary(self) -> None:
         """Before a program's bytes reach a replicated file.
@@ -51,4 +57,14 @@ class Context:
         replicator = self.state.node[NodeWord.REPLICATOR_PID]
         if not replicator or not pid:
             return False
-        return bool(pid == replicator) or os.path.exists(f"/proc/{replicator}/task/{pid}")
+        if pid == replicator:
+            return True
+        now = time.monotonic()
+        if now < self.strangers.get((replicator, pid), 0.0):
+            return False
+        if os.path.exists(f"/proc/{replicator}/task/{pid}"):
+            return True
+        if len(self.strangers) >= _MOST_STRANGERS:
+            self.strangers.clear()
+        self.strangers[replicator, pid] = now + _STRANGER_S
+        return False

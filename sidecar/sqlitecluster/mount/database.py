@@ -19,6 +19,7 @@ from typing import Final
 
 from sqlitecluster import failpoints
 from sqlitecluster.errors import NoSpace
+from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.dirty import DirtyRanges
 from sqlitecluster.mount.files import SQLITE_MAGIC, File, ShmFile
@@ -142,7 +143,7 @@ class Database:
         self._ranges().mark(min(before, size), max(0, size - before))
         self._note_raw()
 
-    def check_content(self, data: bytes) -> None:
+    def check_content(self, data: Data) -> None:
         """Policy ``otherFiles: Refuse``: the first bytes must be SQLite's.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The loop of the mount process: polls ``/dev/fuse`` and steps pyfuse3's coroutines itself.
+"""The loop of the mount process: takes requests from the channel and steps coroutines itself.
 
 pyfuse3 expects trio. Like ``pyfuse3.asyncio.enable`` does, ``install`` sets a stand-in
 for the few trio names that its session loop uses; awaiting "readable" there yields to
@@ -6,9 +6,10 @@ this driver. Without an event loop between the kernel and the handler a request 
 half (design §2.2).
 
 Rules:
-    1. Exactly one thread runs here. A worker is one session-loop coroutine: idle
-       (waiting to read), or held by a Park or a Job while its request waits.
-    2. A worker reads only after a poll said readable: EAGAIN would end it.
+    1. Exactly one thread runs here. A worker is one coroutine of pyfuse3's session
+       loop: idle (waiting to read), or held by a Park or a Job while its request
+       waits; or a coroutine of our own that answers one request and ends.
+    2. A worker is stepped only when a request was sent to it: it would wait for ever.
     3. Under load the driver looks before it sleeps; asleep, it wakes for a request,
        the bell, a finished job, the life-line, or the earliest deadline.
 """
@@ -25,6 +26,7 @@ from typing import Any, Final, Protocol
 
 import pyfuse3
 
+from sqlitecluster.mount.channel import Channel, Ended, Slow
 from sqlitecluster.mount.cpuwake import CpuWake
 from sqlitecluster.mount.parking import DONE, Job, Park, Worker
 from sqlitecluster.mount.pool import Pool
@@ -35,7 +37,7 @@ _library: Any = pyfuse3  # its type hints leave out what a driver needs
 _READ: Final = object()
 _UNLIMITED: Final = 1 << 30
 _IDLE_NS: Final = 50_000_000
-_LOOKS: Final = 3  # polls without sleeping after a request; more would take the CPU from the program
+_LOOKS: Final = 3  # reads without sleeping after a request; more would take the CPU from the program
 
 
 class _Lock:
@@ -98,6 +100,7 @@ class Driver:
         self._watched: dict[int, Callable[[], None]] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._running = True
+        self._channel: Channel | None = None
         self._worked_ns = 0
         self.requests = 0
 
@@ -119,23 +122,26 @@ class Driver:
         """Make a call in a thread, with nobody waiting for it."""
         self._pool.submit(Job(call))
 
-    def run(self, fd: int, bell: int) -> None:
-        """Serve until stopped or unmounted. ``fd`` must already be the real device."""
-        look = select.poll()
-        look.register(fd, select.POLLIN)
+    def run(self, channel: Channel, bell: int) -> None:
+        """Serve until stopped or unmounted."""
+        self._channel = channel
+        channel.step, channel.spawn = self._step_library, self._spawn
         sleep = select.epoll()
-        for watched in (fd, bell, self._pool.fd, self._wake, *self._watched):
+        for watched in (channel.fd, bell, self._pool.fd, self._wake, *self._watched):
             sleep.register(watched, select.EPOLLIN)
-        poll = look.poll
-        while self._running:
-            for _ in range(_LOOKS):
-                if poll(0):
-                    self._request()
-                    break
-            else:
-                self._sleep(sleep, fd, bell)
-            if self._parks:
-                self._test_parks()
+        turn = channel.turn
+        try:
+            while self._running:
+                for _ in range(_LOOKS):
+                    if turn():
+                        self.requests += 1
+                        break
+                else:
+                    self._sleep(sleep, bell)
+                if self._parks:
+                    self._test_parks()
+        except Ended:
+            log.info("the connection has ended")
         sleep.close()
 
     def close(self, *, drain: bool) -> None:
@@ -150,11 +156,13 @@ class Driver:
         self._pool.close()
         self._cpus.close()
 
-    def _request(self) -> None:
-        self.requests += 1
+    def _step_library(self) -> None:
         self._resume(self._idle.pop() if self._idle else self._new_worker(primed=True), None)
 
-    def _sleep(self, sleep: select.epoll, fd: int, bell: int) -> None:
+    def _spawn(self, answer: Slow) -> None:
+        self._resume(answer, None)
+
+    def _sleep(self, sleep: select.epoll, bell: int) -> None:
         self._hooks.sleeping(asleep=True)
         if self._parks:
             self._test_parks()
@@ -169,16 +177,14 @@ class Driver:
             return
         self._cpus.touch(now)
         for ready, _ in events:
-            if ready == fd:
-                self._request()
-            elif ready == bell:
+            if ready == bell:
                 _drain(bell)
                 self._hooks.woken()
             elif ready == self._pool.fd:
                 self._finish_jobs()
             elif ready == self._wake:
                 _drain(self._wake)
-            else:
+            elif ready in self._watched:
                 self._watched[ready]()
 
     def _timeout(self) -> float:
@@ -211,10 +217,14 @@ class Driver:
         try:
             waits_for = worker.send(value)
         except StopIteration:
-            self._running = False  # the connection is gone: unmounted or aborted
+            if not isinstance(worker, types.CoroutineType):  # pyfuse3's loops never end by themselves
+                log.error("pyfuse3's session has ended")
+                self._running = False
             return
         if waits_for is _READ:
             self._idle.append(worker)
+            if self._channel is not None:
+                self._channel.relay()
         elif isinstance(waits_for, Park):
             waits_for.worker = worker
             self._parks.append(waits_for)

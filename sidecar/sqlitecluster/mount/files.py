@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.errors import BadName
+from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.layout import Kind
 
@@ -69,7 +70,7 @@ class File:
         """Bytes from ``offset``."""
         return os.pread(self.descriptor(), size, offset)
 
-    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+    def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Write; None: must wait."""
         self.context.space.take(len(data))
         if offset == 0 and data[:16] == SQLITE_MAGIC and not privileged:
@@ -114,7 +115,7 @@ class ShmFile(File):
         super().__init__(context, kind, name, ino, path)
         self._allocated = 0
 
-    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+    def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Allocate, then write: a full tmpfs must answer now, not at write-back (hazard 18)."""
         fd = self.descriptor()
         self._allocate(fd, offset + len(data))

@@ -1,9 +1,8 @@
-"""Requests about bytes and handles. The other half of the FUSE edge is ``name_operations``.
+"""Requests about handles. The rest of the FUSE edge: ``name_operations``, ``byte_requests``.
 
 Rules:
     1. Nothing but translation here: every method asks the gate and calls a file.
-    2. ``read`` and ``write`` are the hot path: no decorator, no lookup by name.
-    3. Equal handles share a number; the file counts them.
+    2. Equal handles share a number; the file counts them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 import pyfuse3
 
 from sqlitecluster.mount import handles, roles, virtual
-from sqlitecluster.mount.answers import answered, failed
+from sqlitecluster.mount.answers import answered
 from sqlitecluster.mount.database import Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.gate import Gate
@@ -23,7 +22,6 @@ from sqlitecluster.mount.handles import Handle
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.name_operations import NameOperations
 from sqlitecluster.mount.names import Names
-from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.mount.tree import Directory, Tree, Virtual
 from sqlitecluster.shared import Word
 
@@ -38,45 +36,7 @@ class Operations(NameOperations):
 
     def __init__(self, tree: Tree, names: Names, *, successor: bool) -> None:
         super().__init__(tree, names, Gate(tree, successor=successor))
-        self._handles: dict[int, Handle] = {}
-        self._syncing = Syncing()
-
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        """READ."""
-        try:
-            handle = self._handles.get(fh)
-            if handle is None:
-                if fh & virtual.INODE_BIT:
-                    content = virtual.content(self._context.state, handles.ino_of(fh))
-                    return (content or b"")[off : off + size]
-                handle = self._adopt(fh)
-            if handle.poisoned:
-                raise OSError(errno.EIO, "the database was replaced")
-            return handle.file.read(off, size)
-        except Exception as error:  # a request's top
-            raise failed(error, "read") from None
-
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """WRITE."""
-        try:
-            handle = self._handles.get(fh)
-            if handle is None:
-                handle = self._adopt(fh)
-            if handle.poisoned:
-                raise OSError(errno.EIO, "the database was replaced")
-            file = handle.file
-            done = file.write(off, buf, privileged=handle.privileged)
-            while done is None:
-                await file.settled()
-                done = file.write(off, buf, privileged=handle.privileged)
-            return done
-        except Exception as error:  # a request's top
-            raise failed(error, "write") from None
-
-    @answered
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        """FSYNC."""
-        await self._syncing.sync(self._handle(fh).file, data_only=datasync)
+        self.handles: dict[int, Handle] = {}
 
     @answered
     async def flush(self, fh: int) -> None:
@@ -113,12 +73,12 @@ class Operations(NameOperations):
         """RELEASE: equal handles share a number, so the file counts."""
         if fh & virtual.INODE_BIT:
             return
-        handle = self._handle(fh)
+        handle = self.handle(fh)
         file = handle.file
         file.released(writing=handle.writing, privileged=handle.privileged)
         if not file.handles:
-            for number in [number for number, known in self._handles.items() if known.file is file]:
-                del self._handles[number]
+            for number in [number for number, known in self.handles.items() if known.file is file]:
+                del self.handles[number]
             if file.unlinked and not file.inherited:
                 self._tree.release_orphan(file)
 
@@ -143,7 +103,7 @@ class Operations(NameOperations):
         """
         limit = database.words[Word.POISONED]
         found = set()
-        for handle in self._handles.values():
+        for handle in self.handles.values():
             if handle.file.database is not database or handle.file.kind is Kind.SHM:
                 continue
             if not handle.privileged and handle.generation <= limit:
@@ -154,14 +114,15 @@ class Operations(NameOperations):
     def _open(self, file: File, *, writing: bool, privileged: bool) -> pyfuse3.FileInfo:
         generation = file.database.open_generation() if file.database is not None else 0
         number = handles.pack(file.ino, writing=writing, privileged=privileged, generation=generation)
-        known = self._handles.get(number)
+        known = self.handles.get(number)
         if known is None or known.file is not file:
-            self._handles[number] = Handle(file, writing, privileged, generation)
+            self.handles[number] = Handle(file, writing, privileged, generation)
         file.opened(writing=writing, privileged=privileged)
         return pyfuse3.FileInfo(fh=number, direct_io=file.direct_io, keep_cache=True)
 
-    def _handle(self, fh: int) -> Handle:
-        return self._handles.get(fh) or self._adopt(fh)
+    def handle(self, fh: int) -> Handle:
+        """The open handle of a number; one of a predecessor is adopted."""
+        return self.handles.get(fh) or self._adopt(fh)
 
     def _adopt(self, fh: int) -> Handle:
         """A handle that a predecessor gave out."""
@@ -171,5 +132,5 @@ class Operations(NameOperations):
         handle = Handle(node, handles.is_writing(fh), handles.is_privileged(fh), handles.generation_of(fh))
         if node.database is not None and not handle.privileged and node.kind is not Kind.SHM:
             handle.poisoned = handle.generation <= node.database.words[Word.POISONED]
-        self._handles[fh] = handle
+        self.handles[fh] = handle
         return handle

@@ -22,6 +22,8 @@ from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.mount import driver as driving
 from sqlitecluster.mount import takeover
+from sqlitecluster.mount.byte_requests import ByteRequests
+from sqlitecluster.mount.channel import Channel
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.cpuwake import CpuWake
 from sqlitecluster.mount.descriptors import Descriptors
@@ -64,10 +66,11 @@ def run(config: NodeConfig, fds: dict[str, int], init: bytes, successor: bool) -
         successor=successor,
         resend=config.resend,
     )
+    channel = service.channel = Channel(connection.fd, connection.library, ByteRequests(operations, state))
     driver.watch(fds["lifeline"], driver.stop)  # the supervisor is gone
     signal.signal(signal.SIGTERM, lambda *_args: driver.stop())
     _report_ready(fds["sup"])
-    driver.run(connection.fd, fds["bell_mount"])
+    driver.run(channel, fds["bell_mount"])
     driver.close(drain=not state.node[NodeWord.RESENDING])
     names.close()
 
@@ -84,6 +87,7 @@ class Service:
         self._asked_seq = 0
         self.driver: Driver | None = None
         self.operations: Operations | None = None
+        self.channel: Channel | None = None
 
     def woken(self) -> None:
         """The replicator may have asked for raw ranges, or closed a generation of handles."""
@@ -128,12 +132,12 @@ class Service:
 
     def _poison(self, slot: int) -> None:
         database = self._tree.databases.get(self._state.name(slot))
-        if database is None or self.operations is None or self.driver is None:
+        if database is None or self.operations is None or self.driver is None or self.channel is None:
             return
         database.open_generation()
         for ino in self.operations.poison(database):
             # In a thread: the kernel may have to wait for pages that this thread is asked for.
-            self.driver.background(functools.partial(pyfuse3.invalidate_inode, ino))
+            self.driver.background(functools.partial(self.channel.invalidate, ino))
 
     def _answer_raw(self, slot: int) -> None:
         words = self._state.slot(slot)

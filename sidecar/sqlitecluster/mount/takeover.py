@@ -2,13 +2,13 @@
 
 The supervisor mounts with mount(2), reads the kernel's INIT request and keeps its
 bytes. libfuse insists on seeing INIT first, so it is given one end of a socket pair,
-reads the kept INIT there and answers into the pair; then the real ``/dev/fuse`` is
-put over that descriptor.
+reads the kept INIT there and answers into the pair. It stays there: ``channel`` hands
+it requests, and copies its answers.
 
 Rules:
     1. The kernel gets our own answer, never libfuse's: only we know which features
        libfuse was shown.
-    2. The descriptor is replaced before anything polls it: an epoll keeps the old file.
+    2. A message in the pair may be as long as the longest request.
     3. A successor answers nothing and asks for the unanswered requests again.
     4. Nothing here unmounts; the supervisor owns the mount.
 
@@ -55,6 +55,7 @@ _MAX_BACKGROUND: Final = 64
 _MAX_WRITE: Final = 1 << 20  # bytes
 _PAGES: Final = 256  # of 4 KiB: the same 1 MiB
 _ANSWER_BYTES: Final = 4096
+_PAIR_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ class Connection:
     """A session that is ready to be polled."""
 
     fd: int
+    """``/dev/fuse``."""
+    library: socket.socket
+    """Our end of the pair with libfuse's session."""
     resent: bool
     """The kernel was asked for unanswered requests."""
 
@@ -138,22 +142,20 @@ def connect(
     """
     request = Init.parse(init)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    fd = theirs.detach()
-    with ours:
-        start(fd)
-        ours.send(request.for_library())
-        step()
-        _check(ours.recv(_ANSWER_BYTES))
-        os.dup2(fuse_fd, fd, inheritable=False)
-    os.close(fuse_fd)
-    if not successor:
-        os.write(fd, request.answer(resend=resend))
-        return Connection(fd, False)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PAIR_BYTES)
+    start(theirs.detach())
+    ours.send(request.for_library())
+    step()
+    _check(ours.recv(_ANSWER_BYTES))
     resent = False
-    with contextlib.suppress(OSError):  # a kernel before 6.9: unanswered requests stay unanswered, the supervisor knows
-        os.write(fd, resend_request())
-        resent = True
-    return Connection(fd, resent)
+    if not successor:
+        os.write(fuse_fd, request.answer(resend=resend))
+    else:
+        with contextlib.suppress(OSError):  # a kernel before 6.9 cannot; the supervisor knows
+            os.write(fuse_fd, resend_request())
+            resent = True
+    return Connection(fuse_fd, ours, resent)
 
 
 def _check(answer: bytes) -> None:

@@ -14,6 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Park
@@ -48,7 +49,7 @@ class DatabaseFile(TrackedFile):
         super().__init__(owner, kind, ino, path)
         self._size = -1
 
-    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+    def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Mark, then write."""
         owner, end = self.owner, offset + len(data)
         fd = self.descriptor()
@@ -103,7 +104,7 @@ class JournalFile(TrackedFile):
 
     direct_io = True  # nobody reads it but a recovery
 
-    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+    def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Zeros over the header commit (PERSIST); anything else there begins a transaction."""
         fd = self.descriptor()
         if not privileged and not self.unlinked:
@@ -153,7 +154,7 @@ class WalFile(TrackedFile):
         self.tracker = WalTracker(lambda offset, size: os.pread(self.descriptor(), size, offset))
         self.role = int(self.context.state.node[NodeWord.ROLE])  # under which the tracker was last true
 
-    def write(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+    def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Write and follow the frames."""
         tracker = self.tracker
         if self.unlinked:
@@ -219,7 +220,7 @@ class WalFile(TrackedFile):
         words = self.owner.words
         self.tracker.resume(words[Word.WAL_SIZE], words[Word.WAL_END])
 
-    def _write_header(self, offset: int, data: bytes, *, privileged: bool) -> int | None:
+    def _write_header(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         fd = self.descriptor()
         if os.pread(fd, len(data), offset) == data and self.tracker.size >= HEADER_BYTES:
             return len(data)  # a resent request, or the same header again

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
+from sqlitecluster.mount.buffers import Data
+
 HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
 _MAGIC: Final = frozenset((b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"))
@@ -98,7 +100,7 @@ class WalTracker:
         elif size < self.size:
             self._rewind(HEADER_BYTES + (size - HEADER_BYTES) // self._frame * self._frame if self._frame else size)
 
-    def rewinds(self, offset: int, data: bytes) -> bool:
+    def rewinds(self, offset: int, data: Data) -> bool:
         """Before a write below ``size``: does it begin another transaction there?"""
         if offset < HEADER_BYTES or not self._frame or (offset - HEADER_BYTES) % self._frame:
             return False
@@ -111,7 +113,7 @@ class WalTracker:
         """Everything from ``offset`` (a frame's start) on is void."""
         self._rewind(offset)
 
-    def feed(self, offset: int, data: bytes) -> Seen:
+    def feed(self, offset: int, data: Data) -> Seen:
         """Note a write at ``offset`` that is in the file now."""
         length = len(data)
         if offset == self.size and self._frame:
