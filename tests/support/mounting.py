@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sqlitecluster.shared import ROLE_PRIMARY, Bell, NodeWord, State, Word
+from sqlitecluster.store.spool import spool_path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NOSUID_NODEV = 2 | 4
@@ -78,6 +79,11 @@ class MountedNode:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._capture, daemon=True)
         self.spools: list[bytes] = []
+
+    def spool(self, slot: int, seq: int) -> Path:
+        """Where a spool is: small ones are on tmpfs."""
+        small = spool_path(self.runtime, slot, seq)
+        return small if small.exists() else spool_path(self.data, slot, seq)
 
     def __enter__(self) -> Self:
         try:
@@ -178,7 +184,7 @@ class MountedNode:
             words[Word.CAPTURED_GEN] = words[Word.WAL_GEN]
             words[Word.CAPTURED_END] = words[Word.WAL_END]
             while words[Word.SPOOL_DONE] < words[Word.SPOOL_SEQ]:
-                path = self.data / "spool" / f"{slot}-{words[Word.SPOOL_DONE] + 1}"
+                path = self.spool(slot, words[Word.SPOOL_DONE] + 1)
                 self.spools.append(path.read_bytes())
                 path.unlink()
                 words[Word.SPOOL_DONE] += 1

@@ -30,6 +30,7 @@ from sqlitecluster.shared import KIND_DATABASE, KIND_EMPTY, KIND_OTHER, Word
 from sqlitecluster.store.spool import FLAG_RAW, FLAG_TRUNCATED, copy_spool, spool_path
 
 _PAGE_SIZES: Final = frozenset(1 << n for n in range(9, 17))
+_SMALL_SPOOL_BYTES: Final = 1 << 20
 SHM_INODE_BIT: Final = 1 << 62  # tmpfs numbers its inodes from 1 again
 
 
@@ -223,12 +224,16 @@ class Database:
         if any(not length or offset >= size for offset, length in self.dirty.ranges()):
             flags |= FLAG_TRUNCATED
         seq = self.words[Word.SPOOL_SEQ] + 1
-        path = spool_path(Path(self.context.layout.data), self.slot, seq)
+        ranges = self.dirty.merged(size)
+        small = sum(length for _offset, length in ranges) <= _SMALL_SPOOL_BYTES
+        # A small one spares the program the disk: each of its syncs waits for everybody's new names.
+        root = self.context.layout.runtime if small else self.context.layout.data
+        path = spool_path(Path(root), self.slot, seq)
         failpoints.hit("mount.before-spool")
         try:
             copy_spool(
                 path,
-                self.dirty.merged(size),
+                ranges,
                 lambda offset, length: os.pread(fd, length, offset),
                 size,
                 flags,

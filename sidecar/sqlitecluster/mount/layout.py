@@ -103,5 +103,5 @@ class Layout:
         """Make the folders."""
         for path in ("dbs", "files", "orphans", "spool", "trash"):
             os.makedirs(f"{self.data}/{path}", exist_ok=True)
-        for path in ("shm", "dirty"):
+        for path in ("shm", "dirty", "spool"):
             os.makedirs(f"{self.runtime}/{path}", mode=0o700, exist_ok=True)

@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError, Unavailable
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_database import DatabaseCapture
@@ -168,7 +169,8 @@ class Capture:
     def _drop_stale_spools(self) -> None:
         """Spools of an earlier life of the node: slots were given out anew, so only the image can tell."""
         stale = False
-        for slot, seq, path in list_spools(self._node.store.data_dir):
+        kept = list_spools(self._node.store.data_dir) + list_spools(runtime_dir(self._node.config))
+        for slot, seq, path in kept:
             words = self._state.slot(slot) if slot < self._state.count else None
             if words is None or not words[Word.SPOOL_DONE] < seq <= words[Word.SPOOL_SEQ]:
                 path.unlink(missing_ok=True)

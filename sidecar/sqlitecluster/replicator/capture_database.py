@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import CorruptStore, NotADatabase
 from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, gather_pause, tail_pause
 from sqlitecluster.replicator.capture_proof import QUIET_S
@@ -149,7 +150,9 @@ class DatabaseCapture:
         seq = words[Word.SPOOL_DONE] + 1
         if seq > words[Word.SPOOL_SEQ]:
             return False
-        path = spool_path(self.db.node.store.data_dir, self.db.slot, seq)
+        path = spool_path(runtime_dir(self.db.node.config), self.db.slot, seq)
+        if not path.exists():
+            path = spool_path(self.db.node.store.data_dir, self.db.slot, seq)
         try:
             spool = read_spool(path)
             if below_drop is not None and spool.gone_seq >= below_drop:

@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster import failpoints
+from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import image, trash
@@ -49,7 +51,7 @@ def prepare_node(config: NodeConfig) -> None:
     is_replica = config.role == "replica"
     try:
         if is_replica:
-            _keep_spools(store)
+            _keep_spools(store, runtime_dir(config))
         for name in store.names():
             try:
                 prepare_database(store, name, is_replica=is_replica)
@@ -81,8 +83,12 @@ def prepare_database(store: NodeStore, name: str, *, is_replica: bool) -> None:
     database.recovered()
 
 
-def _keep_spools(store: NodeStore) -> None:
+def _keep_spools(store: NodeStore, runtime: Path) -> None:
     """Commits of programs that were never captured do not belong to a replica's history."""
+    for _slot, _seq, path in list_spools(runtime):  # small ones; another file system
+        folder = store.data_dir / "spool"
+        folder.mkdir(exist_ok=True)
+        shutil.move(path, folder / path.name)
     paths = [path for _slot, _seq, path in list_spools(store.data_dir)]
     if paths:
         kept = store.keep("spool", "not captured before this node became a replica", paths, [])

@@ -17,6 +17,7 @@ Written by the mount, read and removed by capture.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -85,15 +86,15 @@ class Spool:
                 yield offset, data
 
 
-def spool_path(data_dir: Path, slot: int, seq: int) -> Path:
-    """Where the spool of a slot and sequence number is."""
-    return data_dir / "spool" / f"{slot}-{seq}"
+def spool_path(root: Path, slot: int, seq: int) -> Path:
+    """Where the spool of a slot and sequence number is, below the data or (small ones) the runtime directory."""
+    return root / "spool" / f"{slot}-{seq}"
 
 
-def list_spools(data_dir: Path) -> list[tuple[int, int, Path]]:
+def list_spools(root: Path) -> list[tuple[int, int, Path]]:
     """(slot, seq, path) of all finished spools, in order; unfinished ones are left alone."""
     try:
-        entries = list(os.scandir(data_dir / "spool"))
+        entries = list(os.scandir(root / "spool"))
     except FileNotFoundError:
         return []
     found = [(match, entry) for entry in entries if (match := _NAME.fullmatch(entry.name))]
@@ -180,14 +181,24 @@ def _write(
     order: tuple[int, int],
 ) -> None:
     packed = b"".join(_RANGE.pack(*each) for each in table)
-    temporary = path.with_name(path.name + ".tmp")
+    head = _HEAD.pack(_MAGIC, flags, len(table), db_size, xxhash.xxh3_64_intdigest(packed), *order)
+    temporary = f"{path}.tmp"
     try:
-        path.parent.mkdir(exist_ok=True)
-        with open(temporary, "wb", buffering=1 << 16) as file:
-            file.write(_HEAD.pack(_MAGIC, flags, len(table), db_size, xxhash.xxh3_64_intdigest(packed), *order))
-            file.write(packed)
-            file.writelines(pieces)
-        os.replace(temporary, path)
+        # Part of a commit in rollback mode: as few system calls as can be.
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, head + packed + next(pieces, b""))
+            for piece in pieces:
+                _write_all(fd, piece)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise translate(error) from error
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    while (done := os.write(fd, data)) < len(data):
+        data = memoryview(data)[done:]

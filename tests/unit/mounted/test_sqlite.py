@@ -136,7 +136,7 @@ def test_a_rollback_commit_hands_over_what_it_wrote(mounted: Make, mode: str) ->
     assert words[Word.SPOOL_SEQ] > 10
     assert words[Word.DIRTY_RAW] == 0
     for seq in range(1, int(words[Word.SPOOL_SEQ]) + 1):
-        spool = read_spool(node.data / "spool" / f"0-{seq}")
+        spool = read_spool(node.spool(0, seq))
         assert not spool.is_raw
         for offset, data in spool.read():
             image[offset : offset + len(data)] = data.ljust(len(data), b"\0")
@@ -174,7 +174,7 @@ def test_a_copy_is_handed_over_as_raw_at_its_close(mounted: Make, tmp_path: Path
     source.close()
     shutil.copyfile(tmp_path / "source.db", node.mnt / "copy.db")
     node.wait_for(lambda: node.words("copy.db")[Word.SPOOL_SEQ] == 1)
-    spool = read_spool(node.data / "spool" / "0-1")
+    spool = read_spool(node.spool(0, 1))
     assert spool.flags & FLAG_RAW
     assert b"".join(data for _offset, data in spool.read()) == (tmp_path / "source.db").read_bytes()
     assert node.words("copy.db")[Word.KIND] == KIND_DATABASE

@@ -91,7 +91,7 @@ def test_pages_written_before_a_kill_are_in_the_spool_after_it(mounted: Make) ->
     node.serve()
     db.execute("COMMIT")
     db.close()
-    spool = read_spool(node.data / "spool" / f"0-{done + 1}")
+    spool = read_spool(node.spool(0, done + 1))
     image = bytearray((node.data / "dbs/a.db/database").read_bytes())
     assert sum(length for _offset, length in spool.ranges) == len(image)
 
@@ -111,7 +111,7 @@ def test_a_kill_inside_a_commit_loses_no_page(
     assert writer.wait(60) == 0
     image = bytearray()
     for seq in range(1, int(node.words("a.db")[Word.SPOOL_SEQ]) + 1):
-        for offset, data in read_spool(node.data / "spool" / f"0-{seq}").read():
+        for offset, data in read_spool(node.spool(0, seq)).read():
             image[offset : offset + len(data)] = data
     assert bytes(image) == (node.data / "dbs/a.db/database").read_bytes()
 
