@@ -37,7 +37,7 @@ _library: Any = pyfuse3  # its type hints leave out what a driver needs
 _READ: Final = object()
 _UNLIMITED: Final = 1 << 30
 _IDLE_NS: Final = 50_000_000
-_LOOKS: Final = 3  # reads without sleeping after a request; more would take the CPU from the program
+_LOOKS: Final = 30  # reads without sleeping after a request; more would take the CPU from the program
 
 
 class _Lock:
