@@ -160,6 +160,7 @@ class WalSession:
         if self.index.read() is None:
             self._recover(deadline)
         if self.role:
+            self._finish_restart()
             self._turn_to_wal(mode, deadline)
 
     def _open_wal(self) -> None:
@@ -206,6 +207,16 @@ class WalSession:
             rebuild(self.index, self.wal_fd, self.page_size)
         finally:
             locks.unlock(self.shm_fd, first, length)
+
+    def _finish_restart(self) -> None:
+        """A predecessor died in a restart, after the index header: more frames backfilled than there are.
+
+        Once as many frames are appended as the stale word says, readers would take READ0 and miss them all.
+        """
+        header = self.index.read()
+        if header is not None and self.index.backfilled > header.mx_frame:
+            self.index.backfilled = 0
+            self.index.attempted = 0
 
     def _turn_to_wal(self, mode: int, deadline: float) -> None:
         """Leave a valid header in ``-wal``: a file that is not empty is what makes readers use it."""

@@ -11,7 +11,7 @@ import pytest
 from sqlitecluster.errors import LockTimeout, NotADatabase
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.walsession import NotInWalError, WalSession
-from sqlitecluster.replicator.walwriter import append_as_writer
+from sqlitecluster.replicator.walwriter import WalWriter, append_as_writer
 from support.replica import Primary
 from support.sqlprogram import Program, program
 
@@ -188,3 +188,22 @@ def test_a_rollback_database_of_programs_is_not_turned_to_wal_by_a_writer(tmp_pa
         append_as_writer(DbPaths.plain(tmp_path / "x.db"), [[(1, bytes(4096))]], 1, 60.0)
     assert primary.sql.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     primary.sql.close()
+
+
+def test_a_restart_that_was_cut_off_leaves_no_frames_counted_as_backfilled(database: Path) -> None:
+    """Killed between index header and backfill words: the words spoke of frames that are gone."""
+    first = WalSession.open_role(DbPaths.plain(database), deadline())
+    first.index.backfilled = first.index.attempted = 2
+    kept = {"database": os.dup(first.db_fd), "shm": os.dup(first.shm_fd)}
+    first.leave()
+
+    successor = WalSession.open_role(DbPaths.plain(database), deadline(), kept)
+    assert successor.index.backfilled == 0
+    writer = WalWriter(successor)
+    page = database.read_bytes()[4096:8192]
+    writer.append_many([[(2, page.replace(b"\x01", b"\x02"))], [(2, page)]], 2)
+    assert writer.header.mx_frame == 2
+    with program(database) as other:  # reads the log, not the database file alone
+        assert other.run("SELECT * FROM t") == [[1]]
+        assert successor.index.mark(1) == 2
+    successor.close()
