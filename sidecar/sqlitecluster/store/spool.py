@@ -185,7 +185,7 @@ def _write(
     temporary = f"{path}.tmp"
     try:
         # Part of a commit in rollback mode: as few system calls as can be.
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = _create(temporary)
         try:
             _write_all(fd, head + packed + next(pieces, b""))
             for piece in pieces:
@@ -197,6 +197,15 @@ def _write(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise translate(error) from error
+
+
+def _create(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> None:
