@@ -100,8 +100,10 @@ class Spawner:
 
 
 def _import_all(modules: Sequence[str]) -> None:
+    gc.disable()  # nothing that imports make is garbage yet
     for name in modules:
         __import__(name)
+    gc.enable()
     gc.collect()
     gc.freeze()  # the collector never writes to these objects again, so their pages stay shared
 
