@@ -146,7 +146,7 @@ def no_permission(run: Run) -> None:
         for folder in (run.folder, *(p for p in node.folder.parents if run.folder in p.parents), node.folder):
             folder.chmod(0o755)
         node.data.chmod(0o700)
-        wrap = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        wrap = ("env", "-u", "TMPDIR", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         start_refused(node, "NotPermitted", str(node.data), wrap=wrap)
         node.data.chmod(0o777)
         node.mount.chmod(0o777)

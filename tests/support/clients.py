@@ -68,6 +68,8 @@ def follows(node: Node, name: str, statement: str, wanted: Any, limit_s: float =
             last = value(node.mount / name, statement) if (node.mount / name).exists() else "no such file"
         except sqlite3.Error as error:
             last = f"{type(error).__name__}: {error}"
+        except IndexError:  # the table's transaction is there, its row's is not yet
+            last = "no row"
         if last == wanted:
             return
         time.sleep(0.05)

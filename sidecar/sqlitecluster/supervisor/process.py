@@ -202,9 +202,9 @@ class Supervisor:
     def _stop(self) -> None:
         """Stop from the outside in: programs, mount point, replicator, mount process.
 
-        With programs cut off, the runtime folder stays: a transaction may be open, and what is there tells the
-        next start about it. The bare folder becomes an ordinary one again: what a program writes into it from
-        now on is not hidden, because the next start refuses a folder that is not empty.
+        With programs cut off, the bare folder stays immutable: they would go on in it, and the next start
+        would have to refuse the folder. The runtime folder stays too: a transaction may be open, and what is
+        there tells the next start about it.
         """
         self._node.shared[words.STOPPING] = 1
         self._node.shared.ring()
@@ -220,10 +220,10 @@ class Supervisor:
             self._next_template.retire()
         if self._preparing:
             self._preparing.signal(signal.SIGKILL)
-        self._mount.point.release_bare_folder()
         if clean:
             import shutil  # not earlier: it costs memory that nothing else here needs
 
+            self._mount.point.release_bare_folder()
             shutil.rmtree(self._settings.runtime_dir, ignore_errors=True)
         self._pids.remove()
         self._log.say("info", "stopped")
