@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.25
 _IDLE_S: Final = 0.5
+_AT_ONCE_BYTES: Final = 64 << 10
 _BUSY_S: Final = 0.001
 _PASSING: Final = (LockTimeout.code, NoSpace.code, StoreError.code)
 """Problems that are over when the next change works."""
@@ -79,6 +80,8 @@ class Applier:
         self._hold_at: dict[str, float] = {}
         self._drainer = Drainer(node, self.wake)
         self._stopping = False
+        self._turn_lock = threading.Lock()
+        """Held by whoever touches databases: the apply thread in its turns, or ``apply_now``."""
         self._thread: threading.Thread | None = None
 
     # for other threads
@@ -101,6 +104,24 @@ class Applier:
                 db.close()
             else:
                 db.leave()
+
+    def apply_now(self, work: Transaction) -> bool:
+        """[the thread that fills the queue] Apply a small transaction in this very call; False leaves it to the queue.
+
+        A hand-over to the apply thread costs two wake-ups, as much as the work itself. So while that
+        thread sleeps, nothing waits and the database is open, its work is done by whoever brought it.
+        """
+        if len(work.ltx) > _AT_ONCE_BYTES or not self._turn_lock.acquire(blocking=False):
+            return False
+        try:
+            db = self._databases.get(work.name)
+            if self._waiting or not self.queue.is_empty or self._stopping or db is None or db.session is None:
+                return False
+            if self._must_wait(work.name, time.monotonic()):
+                return False
+            return self._do(work)
+        finally:
+            self._turn_lock.release()
 
     @property
     def quiet(self) -> bool:
@@ -135,7 +156,8 @@ class Applier:
                 poll.poll(self._pause_ms())
                 bell.woke()
                 self._clear_wake()
-                self._turn()
+                with self._turn_lock:
+                    self._turn()
             except Exception:
                 log.exception("apply: unexpected error; the thread goes on")
                 time.sleep(RETRY_S)

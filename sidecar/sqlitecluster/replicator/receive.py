@@ -61,6 +61,8 @@ class Receiver:
         self.assembler = Assembler()
         self.resync: set[str] = set()
         """Databases whose next claim asks for a snapshot."""
+        self.apply_now: Callable[[Transaction], bool] = lambda _work: False
+        """Applies a transaction at once, or leaves it to the queue."""
         self.on_ready: Callable[[], None] = lambda: None
         self.on_heartbeat: Callable[[int], None] = lambda _ms: None
 
@@ -74,7 +76,9 @@ class Receiver:
             self._counters.received("TX")
             ltx = self.assembler.feed(frame)
             if ltx is not None:
-                self._queue.put(Transaction(frame.name, ltx))
+                work = Transaction(frame.name, ltx)
+                if not self.apply_now(work):
+                    self._queue.put(work)
             return True
         if frame.type is FrameType.HEARTBEAT and not self._incoming:
             self._counters.received("HEARTBEAT")

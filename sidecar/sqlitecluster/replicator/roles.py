@@ -129,6 +129,7 @@ class ReplicaRole:
         self._node = node
         self._applier = Applier(node, self._room)
         receiver = Receiver(node, self._applier.queue, counters, executor)
+        receiver.apply_now = self._applier.apply_now
         self._client = StreamClient(node, self._applier.queue, receiver, lag, hello, counters, epochs)
         self._applier.resync = self._client.resync
         self._applier.reclaim = self._client.reclaim

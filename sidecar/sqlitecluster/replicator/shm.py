@@ -89,6 +89,10 @@ class WalIndex:
         """Map the first region; the file is extended where it is shorter. DMS must be held."""
         self._fd = fd
         self._growing = threading.Lock()
+        self._free: dict[int, int] = {}
+        """Where the search for a free hash slot goes on, by the slot where it begins. A page that changes in each
+        transaction has a chain of all its frames; without this each append would walk it from its beginning."""
+        self._next = 0
         self._maps: list[mmap.mmap] = []
         self._bytes: list[memoryview] = []
         self._hash: list[memoryview] = []
@@ -182,6 +186,8 @@ class WalIndex:
         """Enter frames ``first_frame`` … for these pages; leftovers of a dead writer there are removed."""
         frame = first_frame
         region, at, _zero = _place(frame)
+        if frame != self._next:  # not where the last call stopped
+            self._free.clear()
         table, pages = self._region(region)
         for pgno in pgnos:
             if at == _entries(region):
@@ -189,9 +195,11 @@ class WalIndex:
                 table, pages = self._region(region)
             if at == 0:
                 self._zero_region(region)
+                self._free.clear()
             elif pages[at]:
                 self.cleanup(frame - 1)
-            key = (pgno * HASH_FACTOR) & (SLOTS - 1)
+            home = (pgno * HASH_FACTOR) & (SLOTS - 1)
+            key = self._free.get(home, home)
             left = at + 1
             while table[key]:
                 left -= 1
@@ -200,13 +208,16 @@ class WalIndex:
                 key = (key + 1) & (SLOTS - 1)
             pages[at] = pgno
             table[key] = at + 1
+            self._free[home] = (key + 1) & (SLOTS - 1)
             at += 1
             frame += 1
+        self._next = frame
 
     def cleanup(self, mx_frame: int) -> None:
         """Remove entries beyond ``mx_frame`` from its region (SQLite's walCleanupHash)."""
         if mx_frame == 0:
             return
+        self._free.clear()
         region, at, _zero = _place(mx_frame)
         table, pages = self._region(region)
         limit = at + 1

@@ -84,6 +84,11 @@ class WorkQueue:
         return self._bytes
 
     @property
+    def is_empty(self) -> bool:
+        """Nothing waits to be taken."""
+        return not self._items
+
+    @property
     def full(self) -> bool:
         """The client must stop reading until ``on_room``."""
         if self._bytes >= FULL_BYTES:
