@@ -18,7 +18,7 @@ NAP_S: Final = 200e-6
 """Pause between two looks while events are frequent; the bell is not needed then."""
 LIVELY_S: Final = 2e-3
 """So long after an event the thread naps instead of sleeping."""
-GATHER_S: Final = 1e-3
+GATHER_S: Final = 5e-3
 RETRY_S: Final = 0.1
 HOUSEKEEPING_S: Final = 0.1
 
