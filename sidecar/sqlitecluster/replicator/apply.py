@@ -36,6 +36,7 @@ from sqlitecluster.errors import (
 )
 from sqlitecluster.replicator.drain import Drainer
 from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.work import Drop, Install, Marker, Transaction, Work, WorkQueue
@@ -253,6 +254,8 @@ class Applier:
         self._catch_up(db)
         if isinstance(work, Transaction):
             db.apply(work.ltx)
+            if self._node.config.verify == "EveryTransaction" and db.session is not None:
+                self._read_back(db, work.ltx)
         else:
             self._drainer.settle(work.name)
             if isinstance(work, Install):
@@ -265,6 +268,13 @@ class Applier:
         if self._retry_at.pop(work.name, None) is not None:
             for code in _PASSING:
                 self._node.problems.clear(code, work.name)
+
+    def _read_back(self, db: ReplicaDb, ltx: bytes) -> None:
+        wrong = wrong_pages(db.store, ltx)
+        if wrong:
+            text = f"pages {wrong[:10]} are not what was replicated; a snapshot is asked for"
+            self._node.problems.report("ImageDamaged", text, db.name)
+            self.resync(db.name)
 
     def _catch_up(self, db: ReplicaDb) -> None:
         """Finish what an error (a full disk) left between the log and the readers."""

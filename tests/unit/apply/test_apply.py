@@ -16,6 +16,7 @@ from sqlitecluster.ltx import Header, decode, encode
 from sqlitecluster.replicator import walwriter
 from sqlitecluster.replicator.apply import Applier
 from sqlitecluster.replicator.checkpoint import try_restart
+from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.work import Drop, Install, Marker, Transaction
 from sqlitecluster.shared import Word
@@ -463,3 +464,20 @@ def test_an_image_that_is_not_what_the_position_says_is_refused(tmp_path: Path, 
     assert checkpointed(db, replica) == primary.image
     db.close()
     primary.sql.close()
+
+
+def test_a_transaction_that_reads_back_differently_is_found(
+    primary: Primary, replica: Replica, db: ReplicaDb
+) -> None:
+    db.apply(primary.run(CREATE))
+    ltx = primary.run(insert(3))
+    db.apply(ltx)
+    wal = replica.path("x.db-wal")
+    for kind, path in (("database", replica.path()), ("wal", wal)):
+        (db.store.dir / kind).symlink_to(path)  # where they are on a node
+    assert wrong_pages(db.store, ltx) == []
+
+    with wal.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"\xff" * 8)
+    assert wrong_pages(db.store, ltx) != []
