@@ -10,7 +10,8 @@ Rules:
     1. The session never sees the device. One message in the pair is one request or
        one answer, and every request that is handed over is followed by a step of a worker.
     2. The buffer belongs to one request at a time: what outlives its turn is copied.
-    3. A failing answer means that the request is gone (ENOENT): nothing is owed any more.
+    3. Interrupts are left out: no handler could end early, and libfuse would answer them between other answers.
+    4. A failing answer means that the request is gone (ENOENT): nothing is owed any more.
 
 Source: linux/fuse.h, protocol 7.38.
 """
@@ -28,10 +29,13 @@ from typing import Any, Final, Protocol
 _HEADER: Final = struct.Struct("<IIQQIIII")  # len opcode unique nodeid uid gid pid extlen+padding
 _BYTES_IN: Final = struct.Struct("<QQI")  # fh offset size, of READ and WRITE
 _SYNC_IN: Final = struct.Struct("<QI")  # fh flags
+_SIZE: Final = struct.Struct("<I")
 _ANSWER: Final = struct.Struct("<IiQ")  # len error unique
 _WRITE_ANSWER: Final = struct.Struct("<IiQII")  # the same, size, padding
 _INVALIDATE: Final = struct.Struct("<IiQQqq")  # the same, ino, offset, length
-_READ, _WRITE, _FSYNC = 15, 16, 20
+_READ, _WRITE, _FSYNC, _READDIR, _INTERRUPT, _READDIRPLUS = 15, 16, 20, 28, 36, 44
+_SIZE_AT: Final = 56  # of a READDIR's answer, within the request
+_LISTING_BYTES: Final = 64 << 10  # what the pair carries whatever the limits of its buffers are
 _FSYNC_DATA_ONLY: Final = 1
 _NOTIFY_INVAL_INODE: Final = 2
 _WRITE_AT: Final = 80  # bytes before the data of a WRITE
@@ -101,22 +105,29 @@ class Channel:
         elif opcode == _FSYNC:
             fh, flags = _SYNC_IN.unpack_from(self._buffer, _HEADER.size)
             self.spawn(self._fsync(unique, fh, data_only=bool(flags & _FSYNC_DATA_ONLY)))
-        else:
+        elif opcode != _INTERRUPT:
+            if opcode in (_READDIR, _READDIRPLUS):
+                self._limit_listing()
             self._library.send(self._view[:length])
             self.step()
         return True
 
     def relay(self) -> None:
-        """Copy the session's answer to the kernel, if it gave one (FORGET has none)."""
-        try:
-            length = self._library.recv_into(self._back, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        self._send(self._back[:length])
+        """Copy the session's answers to the kernel, if it gave any (FORGET has none)."""
+        while True:
+            try:
+                length = self._library.recv_into(self._back, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            self._send(self._back[:length])
 
     def invalidate(self, ino: int) -> None:
         """[any thread but the driver's] Let the kernel drop the cached pages of an inode."""
         self._send(_INVALIDATE.pack(_INVALIDATE.size, _NOTIFY_INVAL_INODE, 0, ino, 0, 0))
+
+    def _limit_listing(self) -> None:
+        (size,) = _SIZE.unpack_from(self._buffer, _SIZE_AT)
+        _SIZE.pack_into(self._buffer, _SIZE_AT, min(size, _LISTING_BYTES))
 
     def _write(self, unique: int) -> None:
         fh, offset, size = _BYTES_IN.unpack_from(self._buffer, _HEADER.size)
