@@ -466,9 +466,7 @@ def test_an_image_that_is_not_what_the_position_says_is_refused(tmp_path: Path, 
     primary.sql.close()
 
 
-def test_a_transaction_that_reads_back_differently_is_found(
-    primary: Primary, replica: Replica, db: ReplicaDb
-) -> None:
+def test_a_transaction_that_reads_back_differently_is_found(primary: Primary, replica: Replica, db: ReplicaDb) -> None:
     db.apply(primary.run(CREATE))
     ltx = primary.run(insert(3))
     db.apply(ltx)
