@@ -2,11 +2,12 @@
 
     process      start, ready, stop
     takeover     a live connection handed to this process (INIT, resend)
-    driver       the loop that steps pyfuse3; parking; a few threads for slow calls
-    operations   the thin FUSE edge: one method per request, errors to errno
+    channel      the connection: answers about bytes (byte_requests), the rest to and from pyfuse3
+    driver       the loop that takes requests and steps pyfuse3; parking; a few threads for slow calls
+    operations, name_operations      the thin edge below pyfuse3: one method per request, errors to errno
     tree         names <-> nodes;  layout: which name lives where (pure)
     files, tracked, database         bytes of each kind of file, and what must be noted about them
-    waltrack (pure), dirty, spooling what the replicator is told about writes
+    waltrack (pure), dirty           what the replicator is told about writes
     roles (pure), virtual, space, names, cpuwake
 
 Rules:

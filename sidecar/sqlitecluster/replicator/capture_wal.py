@@ -99,11 +99,6 @@ class WalCapture:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def published_end(self) -> int:
-        """Byte offset up to which the live content is published, as far as the wal-index says; 0 without a WAL."""
-        content = self._live()
-        return 0 if content is None else max(content.cursor.end, self._published(content))
-
     def _live(self) -> WalContent | None:
         words = self._db.words
         generation = words[Word.WAL_GEN]

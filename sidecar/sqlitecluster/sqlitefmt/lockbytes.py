@@ -19,8 +19,3 @@ RECOVER: Final = 122
 READ0: Final = 123
 READ_LOCKS: Final = 5  # READ0 … READ4 are bytes 123 … 127
 DMS: Final = 128  # held shared by every connection; exclusively by who truncates -shm
-
-
-def read_lock(index: int) -> int:
-    """Byte of the lock on read mark ``index`` (0 to 4)."""
-    return READ0 + index

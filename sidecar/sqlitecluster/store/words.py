@@ -88,14 +88,6 @@ class WordFile:
         if words > len(self.array):
             self._map(words)
 
-    def shrink(self, words: int) -> None:
-        """Give back the file's room beyond ``words`` words; the caller holds the only views."""
-        size = words * 8 + -(words * 8) % 4096
-        if size < self._mapping.size:
-            del self.cells, self.array
-            os.truncate(self.path, size)
-            self._map(words)
-
     def sync(self) -> None:
         """Make the content durable."""
         self._mapping.sync()

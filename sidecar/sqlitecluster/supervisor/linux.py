@@ -56,14 +56,6 @@ def name_process(name: str) -> None:
     _check(_libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0), "")
 
 
-def is_immutable(fd: int) -> bool:
-    """Whether a file or folder carries the immutable flag; False where there are no such flags."""
-    try:
-        return bool(_inode_flags(fd) & _FS_IMMUTABLE_FL)
-    except OSError:
-        return False
-
-
 def set_immutable(fd: int, *, on: bool) -> bool:
     """Set or clear the immutable flag; False when the file system or our rights do not allow it."""
     try:

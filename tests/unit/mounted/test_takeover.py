@@ -21,7 +21,6 @@ pytestmark = pytest.mark.skipif(
     tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9), reason="the kernel cannot resend requests"
 )
 
-_KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2])
 _WRITER = """
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
@@ -34,7 +33,6 @@ for number in range(int(sys.argv[3])):
 """
 
 
-@pytest.mark.skipif(_KERNEL < (6, 9), reason="the kernel cannot resend requests")
 @pytest.mark.parametrize("mode", ["wal", "delete", "truncate", "persist"])
 def test_a_writer_survives_kills_without_an_error(mounted: Make, mode: str) -> None:
     node = mounted()
