@@ -6,11 +6,11 @@ Both sides run the same version; strictness towards users is ``load``'s business
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.config.model import NodeConfig, section_of
 
 T = TypeVar("T")
 
@@ -35,8 +35,9 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value)
+    section = section_of(hint)
+    if section is not None and value is not None:
+        return _build(section, value)
     if hint in (Path, Path | None) and value is not None:
         return Path(value)
     return value

@@ -2,28 +2,33 @@
 
 Called by the command line before anything is started. Every mistake is a ConfigError
 that names the file, the key and what would be right; an unknown key names the nearest
-known one. Keys are the camelCase forms of the fields of ``model``.
+known one. Keys are the camelCase forms of the fields of ``model``. ``${NAME}`` in a text
+value is replaced by that variable of the environment; an unset one is a mistake too.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
-from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.config.model import Election, NodeConfig, section_of
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import ConfigError
+
+T = TypeVar("T")
 
 BYTES_MAX: Final = 1 << 20  # a configuration is a few hundred bytes; more is some other file
 _SIZE_UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "role": ("primary", "replica"),
+    "role": ("primary", "replica", "elected"),
+    "runOn": ("All", "Primary"),
     "replicaWrites": ("Busy", "ReadOnly"),
     "otherFiles": ("Local", "Refuse"),
     "deletePolicy": ("Trash", "Refuse"),
@@ -31,6 +36,10 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "logLevel": ("debug", "info", "warning", "error"),
     "logFormat": ("text", "json"),
 }
+_MS_UNITS: Final = {"": 1.0, "ms": 1.0, "s": 1000.0}
+_PLAIN: Final = {"": 1.0}
+_ACRONYMS: Final = {"pod_uid": "podUID", "operator_url": "operatorURL"}
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
@@ -73,11 +82,7 @@ def parse(document: object, *, base: Path) -> NodeConfig:
     """The configuration in an already decoded YAML document."""
     if not isinstance(document, Mapping):
         raise ConfigError("expected `key: value` lines, such as `name: n1`")
-    values = _section(NodeConfig, document, prefix="", base=base)
-    for key in ("name", "dataDir", "mountDir"):
-        if _snake(key) not in values:
-            raise ConfigError(f"{key} is missing")
-    config = NodeConfig(**values)
+    config = _section(NodeConfig, document, prefix="", base=base)
     _check_together(config)
     return replace(config, runtime_dir=runtime_dir(config))
 
@@ -89,22 +94,21 @@ def keys(kind: type = NodeConfig, prefix: str = "") -> Iterator[Key]:
         hint = hints[field.name]
         key = Key(prefix + camel(field.name), field.name, hint)
         yield key
-        if is_dataclass(hint) and isinstance(hint, type):
-            yield from keys(hint, key.path + ".")
+        section = section_of(hint)
+        if section is not None:
+            yield from keys(section, key.path + ".")
 
 
 def camel(field: str) -> str:
     """``data_dir`` → ``dataDir``; units stay at the end: ``age_s`` → ``ageS``."""
     first, *rest = field.split("_")
+    if field in _ACRONYMS:
+        return _ACRONYMS[field]
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _snake(key: str) -> str:
-    return re.sub(r"[A-Z]", lambda match: "_" + match.group().lower(), key)
-
-
-def _section(kind: type, document: Mapping[object, object], *, prefix: str, base: Path) -> dict[str, Any]:
-    known = {camel(field.name): field.name for field in fields(kind)}
+def _section(kind: type[T], document: Mapping[object, object], *, prefix: str, base: Path) -> T:
+    known = {camel(field.name): field.name for field in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in document.items():
@@ -112,13 +116,29 @@ def _section(kind: type, document: Mapping[object, object], *, prefix: str, base
             raise ConfigError(_unknown(prefix, str(key), list(known)))
         field = known[str(key)]
         hint = hints[field]
-        if is_dataclass(hint) and isinstance(hint, type):
+        section = section_of(hint)
+        if section is not None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{prefix}{key}: expected `key: value` lines below it")
-            values[field] = hint(**_section(hint, value, prefix=f"{prefix}{key}.", base=base))
+            values[field] = _section(section, value, prefix=f"{prefix}{key}.", base=base)
         else:
-            values[field] = _value(f"{prefix}{key}", field, hint, value, base)
-    return values
+            values[field] = _value(f"{prefix}{key}", hint, _expanded(f"{prefix}{key}", value), base)
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.default is item.default_factory is MISSING and item.name not in values:
+            raise ConfigError(f"{prefix}{camel(item.name)} is missing")
+    return kind(**values)
+
+
+def _expanded(key: str, value: object) -> object:
+    """A text with ``${NAME}`` replaced from the environment."""
+
+    def look_up(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise ConfigError(f"{key}: the environment has no variable {match[1]}")
+        return found
+
+    return _VARIABLE.sub(look_up, value) if isinstance(value, str) else value
 
 
 def _unknown(prefix: str, key: str, known: list[str]) -> str:
@@ -130,7 +150,7 @@ def _unknown(prefix: str, key: str, known: list[str]) -> str:
     return f"unknown key {prefix}{key}; known are {', '.join(prefix + name for name in known)}"
 
 
-def _value(key: str, field: str, hint: Any, value: object, base: Path) -> Any:
+def _value(key: str, hint: Any, value: object, base: Path) -> Any:
     if key in _CHOICES:
         return _choice(key, value)
     if hint is bool:
@@ -139,10 +159,14 @@ def _value(key: str, field: str, hint: Any, value: object, base: Path) -> Any:
         return _path(key, value, base)
     if hint is float:
         return _quantity(key, value, _TIME_UNITS, "a time such as 20, 20s or 10m")
+    if hint is int and key.endswith("Ms"):
+        return int(_quantity(key, value, _MS_UNITS, "a time such as 500, 500ms or 1s"))
+    if hint is int and key.startswith("runAs."):
+        return int(_quantity(key, value, _PLAIN, "a number such as 65532"))
     if hint is int:
         return int(_quantity(key, value, _SIZE_UNITS, "a size such as 67108864, 64Mi or 4Gi"))
     text = _require(key, value, str, "a text")
-    check = _TEXT_CHECKS.get(key.rpartition(".")[0] or key)
+    check = _TEXT_CHECKS.get(key) or _TEXT_CHECKS.get(key.rpartition(".")[0])
     if check is not None:
         check(key, text)
     return text
@@ -203,6 +227,11 @@ _TEXT_CHECKS: Final[dict[str, Callable[[str, str], None]]] = {
     "name": _check_name,
     "listen": _check_address,
     "primaryUrl": _check_url,
+    "election.cluster": _check_name,
+    "election.namespace": _check_name,
+    "election.podUID": _check_name,
+    "election.apiServer": _check_url,
+    "identity.operatorURL": _check_url,
 }
 
 
@@ -210,7 +239,32 @@ def _check_together(config: NodeConfig) -> None:
     """Rules that concern more than one key."""
     if config.role == "replica" and not config.primary_url:
         raise ConfigError("primaryUrl is missing: a replica needs the address of its primary, http://host:20202")
-    data, mount = config.data_dir, config.mount_dir
+    if config.role != "elected" and config.election is not None:
+        raise ConfigError(f"election: a node of role {config.role} is not elected; use role: elected")
+    if config.election is not None:
+        _check_election(config.election)
+    _check_folders(config.data_dir, config.mount_dir)
+    addresses = [text for text in (config.listen.peers, config.listen.metrics, config.listen.api) if text]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise ConfigError(f"listen: {address} is used twice; each listener needs an address of its own")
+    for key, value in (("parkS", config.park_s), ("retention.intervalS", config.retention.interval_s)):
+        if value <= 0:
+            raise ConfigError(f"{key}: must be more than 0")
+
+
+def _check_election(election: Election) -> None:
+    """Times that leave room for a request to be tried again, and for a slow clock."""
+    times = election.lease
+    if not times.duration_s > times.renew_deadline_s + times.margin_ms / 1000:
+        raise ConfigError("election.lease.durationS: must be more than renewDeadlineS and marginMs together")
+    if not times.renew_deadline_s > 1.2 * times.retry_period_s > 0:
+        raise ConfigError(
+            "election.lease.renewDeadlineS: must be more than 1.2 times retryPeriodS, which is more than 0"
+        )
+
+
+def _check_folders(data: Path, mount: Path) -> None:
     if data == mount:
         raise ConfigError(
             f"dataDir and mountDir are the same folder, {data}; programs use mountDir, only nodes dataDir"
@@ -219,13 +273,6 @@ def _check_together(config: NodeConfig) -> None:
         raise ConfigError(f"mountDir {mount} lies in dataDir {data}; put them beside each other")
     if data.is_relative_to(mount):
         raise ConfigError(f"dataDir {data} lies in mountDir {mount}; the mount would hide it")
-    addresses = [text for text in (config.listen.peers, config.listen.metrics, config.listen.api) if text]
-    for address in addresses:
-        if addresses.count(address) > 1:
-            raise ConfigError(f"listen: {address} is used twice; each listener needs an address of its own")
-    for key, value in (("parkS", config.park_s), ("retention.intervalS", config.retention.interval_s)):
-        if value <= 0:
-            raise ConfigError(f"{key}: must be more than 0")
 
 
 def _one_line(error: Exception) -> str:

@@ -7,8 +7,9 @@ process may know it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,69 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """How long one may be the primary without asking again."""
+
+    duration_s: float = 12.0
+    """Others may take over when the Lease was unchanged for so long."""
+    renew_deadline_s: float = 7.0
+    """The fence: after the last good renewal was sent, writes are refused from then on."""
+    retry_period_s: float = 1.0
+    """Between two renewals; also the time-out of each request."""
+    margin_ms: int = 1000
+    """Added to ``duration_s`` by whoever takes over without having been asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Election:
+    """The Lease that says who the primary is; a node of role ``elected`` without it is driven by hand."""
+
+    cluster: str
+    """Name of the SQLiteCluster, and of its Lease."""
+    namespace: str
+    """Where it is."""
+    pod_uid: str
+    """A pod that was made anew under the same name is another holder."""
+    address: str
+    """IP address under which other pods reach this one."""
+    lease: LeaseTimes = field(default_factory=LeaseTimes)
+    candidate: bool = True
+    """Whether this node may become the primary."""
+    failover_delay_s: float = 0.0
+    """Seconds to wait before an unreachable primary is replaced."""
+    switchover_timeout_s: float = 60.0
+    """A hand-off that takes longer is given up; the primary goes on."""
+    demote_delay_s: float = 10.0
+    """Seconds that a running transaction has to end when the node stops being the primary."""
+    api_server: str = ""
+    """URL of the Kubernetes API; empty: the pod's own, from the environment."""
+    credentials_dir: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """``token``, ``ca.crt`` and ``namespace`` for it."""
+    peer_domain: str = ""
+    """Server name of pod P is P.<peerDomain>; empty: ``<cluster>-pods.<namespace>.svc``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Certificates for mutual TLS between nodes."""
+
+    directory: Path = Path("/var/run/sqlitecluster/identity")
+    """``token``, ``ca.crt``, ``operator-ca.crt`` and ``operator-url``."""
+    operator_url: str = ""
+    """Who signs; empty: what ``operator-url`` in the directory says."""
+    lifetime_s: float = 604800.0
+    """Seconds that a certificate is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAs:
+    """Who mount and replicator are; the supervisor stays what it is."""
+
+    uid: int = 65532
+    gid: int = 65532
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """One node."""
 
@@ -46,11 +110,19 @@ class NodeConfig:
     mount_dir: Path
     """Where programs open their databases."""
     role: str = "primary"
-    """``primary`` or ``replica`` (a static assignment)."""
+    """``primary`` or ``replica`` (a static assignment), or ``elected``."""
     primary_url: str = ""
     """Peers address of the primary, ``http://host:20202``; needed on a replica."""
     primary_name: str = ""
     """Name of the primary shown in ``.primary``; learned from the primary when empty."""
+    election: Election | None = None
+    """Only with the role ``elected``; absent: the local API says who the primary is."""
+    identity: Identity | None = None
+    """Absent: nodes talk in plain HTTP."""
+    run_as: RunAs | None = None
+    """Absent: every process keeps the user that started the node."""
+    run_on: str = "All"
+    """``All``, or ``Primary``: ``/healthz/startup`` holds programs of replicas back."""
     listen: Listen = field(default_factory=Listen)
     retention: Retention = field(default_factory=Retention)
     runtime_dir: Path | None = None
@@ -79,3 +151,11 @@ class NodeConfig:
     """``debug``, ``info``, ``warning`` or ``error``."""
     log_format: str = "text"
     """``text`` or ``json``."""
+
+
+def section_of(hint: Any) -> type | None:
+    """The dataclass behind a field's type, also behind ``X | None``; None for plain values."""
+    for kind in (hint, *get_args(hint)):
+        if isinstance(kind, type) and is_dataclass(kind):
+            return kind
+    return None

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from sqlitecluster.config.load import camel, keys
-from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.config.model import NodeConfig, section_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `([A-Za-z.]+)` \|([^|]*)\|", re.MULTILINE)
 SAID_IN_WORDS = {"runtimeDir", "primaryUrl", "primaryName"}
+EMPTY = ("", None)
 
 
 def defaults(kind: Any = NodeConfig, prefix: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
+    hints = get_type_hints(kind)
     for field in fields(kind):
         key = prefix + camel(field.name)
-        if is_dataclass(field.default_factory):
-            found |= {key: MISSING, **defaults(field.default_factory, key + ".")}
-        else:
-            found[key] = field.default
+        found[key] = field.default
+        section = section_of(hints[field.name])
+        if section is not None:
+            found |= defaults(section, key + ".")
     return found
 
 
@@ -44,5 +46,7 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
         default = real[key]
         if default is MISSING:
             assert text.strip() in ("", "required"), key
+        elif default in EMPTY and key not in SAID_IN_WORDS:
+            assert text.strip() == "none", key
         elif key not in SAID_IN_WORDS:
             assert text.strip() == f"`{shown(default)}`", key

@@ -181,3 +181,64 @@ def test_json_of_an_older_version_gets_the_defaults() -> None:
     config = config_from_json('{"name": "n1", "data_dir": "/d", "mount_dir": "/m"}')
 
     assert config == NodeConfig(name="n1", data_dir=Path("/d"), mount_dir=Path("/m"))
+
+
+ELECTION = {"cluster": "notes", "namespace": "default", "podUID": "3f1c", "address": "10.0.0.7"}
+
+
+def test_an_elected_node_without_an_election_is_driven_by_hand() -> None:
+    assert parsed(role="elected").election is None
+
+
+def test_the_election_has_defaults_for_all_but_who_one_is() -> None:
+    election = parsed(role="elected", election={**ELECTION, "lease": {"marginMs": "2s"}}).election
+
+    assert election is not None
+    assert (election.cluster, election.pod_uid, election.lease.duration_s) == ("notes", "3f1c", 12.0)
+    assert election.lease.margin_ms == 2000
+
+
+@pytest.mark.parametrize("missing", sorted(ELECTION))
+def test_who_one_is_must_be_said(missing: str) -> None:
+    election = {key: value for key, value in ELECTION.items() if key != missing}
+
+    assert message({**MINIMAL, "role": "elected", "election": election}) == f"election.{missing} is missing"
+
+
+def test_only_an_elected_node_takes_part_in_an_election() -> None:
+    assert "role: elected" in message({**MINIMAL, "election": ELECTION})
+
+
+@pytest.mark.parametrize("lease", [{"durationS": 8}, {"renewDeadlineS": 12}, {"retryPeriodS": 6}, {"retryPeriodS": 0}])
+def test_lease_times_that_leave_no_room_are_refused(lease: dict[str, object]) -> None:
+    document = {**MINIMAL, "role": "elected", "election": {**ELECTION, "lease": lease}}
+
+    assert message(document).startswith("election.lease.")
+
+
+def test_variables_of_the_environment_are_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_NAME", "notes-1")
+    monkeypatch.setenv("POD_NAMESPACE", "prod")
+
+    config = parsed(
+        name="${POD_NAME}",
+        role="elected",
+        election={**ELECTION, "peerDomain": "notes-pods.${POD_NAMESPACE}.svc", "credentialsDir": "/x/${POD_NAME}"},
+    )
+
+    assert config.name == "notes-1"
+    assert config.election is not None and config.election.peer_domain == "notes-pods.prod.svc"
+    assert config.election.credentials_dir == Path("/x/notes-1")
+
+
+def test_an_unset_variable_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+
+    assert message({**MINIMAL, "name": "${NOT_SET}"}) == "name: the environment has no variable NOT_SET"
+
+
+def test_json_carries_optional_sections() -> None:
+    config = parsed(role="elected", election=ELECTION, identity={}, runAs={"uid": 1000})
+
+    assert config.run_as is not None and (config.run_as.uid, config.run_as.gid) == (1000, 65532)
+    assert config_from_json(config_to_json(config)) == config
