@@ -16,6 +16,7 @@ SQLiteClusterError          Internal
 ├─ RoleError                not ours to do
 │  └─ NotPrimary · NoPrimary · PrimaryExists · ReadOnlyReplica · LeaseExpired · NotCandidate · NoWriteLock
 ├─ ClusterMismatch          a peer, or a data directory, of another cluster
+├─ IdentityError            no certificate, or none that others accept
 ├─ ConfigError · MountError                     the node cannot start as asked
 ├─ PreflightError           something is missing on this machine
 │  └─ NoFuseDevice · NotPermitted · BadFolder · MountPointInUse · AddressInUse
@@ -250,6 +251,13 @@ class ClusterMismatch(SQLiteClusterError):
     http_status = 409
     exit_code = EXIT_REFUSED
     meaning = "The other side belongs to another cluster. `sqlitecluster cluster-id adopt` joins this node on purpose."
+
+
+class IdentityError(SQLiteClusterError):
+    code = "NoCertificate"
+    http_status = 503
+    exit_code = EXIT_UNAVAILABLE
+    meaning = "This node has no certificate that others accept, or cannot renew it."
 
 
 class ConfigError(SQLiteClusterError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
-from sqlitecluster.config.model import Election, NodeConfig, section_of
+from sqlitecluster.config.model import Election, Identity, NodeConfig, section_of
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import ConfigError
 
@@ -223,6 +223,12 @@ def _check_url(key: str, text: str) -> None:
         raise ConfigError(f"{key}: {text!r} is no URL such as http://host:20202")
 
 
+def _check_cluster(key: str, text: str) -> None:
+    namespace, slash, name = text.partition("/")
+    if text and not (slash and _NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
+        raise ConfigError(f"{key}: {text!r} is no cluster such as default/notes")
+
+
 _TEXT_CHECKS: Final[dict[str, Callable[[str, str], None]]] = {
     "name": _check_name,
     "listen": _check_address,
@@ -232,6 +238,7 @@ _TEXT_CHECKS: Final[dict[str, Callable[[str, str], None]]] = {
     "election.podUID": _check_name,
     "election.apiServer": _check_url,
     "identity.operatorURL": _check_url,
+    "identity.cluster": _check_cluster,
 }
 
 
@@ -243,6 +250,8 @@ def _check_together(config: NodeConfig) -> None:
         raise ConfigError(f"election: a node of role {config.role} is not elected; use role: elected")
     if config.election is not None:
         _check_election(config.election)
+    if config.identity is not None:
+        _check_identity(config, config.identity)
     _check_folders(config.data_dir, config.mount_dir)
     addresses = [text for text in (config.listen.peers, config.listen.metrics, config.listen.api) if text]
     for address in addresses:
@@ -262,6 +271,16 @@ def _check_election(election: Election) -> None:
         raise ConfigError(
             "election.lease.renewDeadlineS: must be more than 1.2 times retryPeriodS, which is more than 0"
         )
+
+
+def _check_identity(config: NodeConfig, identity: Identity) -> None:
+    """Who signs for which cluster must be known; a node with certificates talks to nobody in the clear."""
+    if identity.cert_file is None and identity.key_file is not None:
+        raise ConfigError("identity.certFile: is missing; keyFile is the key of a certificate")
+    if identity.cert_file is None and config.election is None and not identity.cluster:
+        raise ConfigError("identity.cluster: is missing; say namespace/name, or use certFile")
+    if config.primary_url.startswith("http:"):
+        raise ConfigError(f"primaryUrl: {config.primary_url!r} must begin with https: as there is an identity")
 
 
 def _check_folders(data: Path, mount: Path) -> None:

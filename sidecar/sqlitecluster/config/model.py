@@ -89,6 +89,14 @@ class Identity:
     """Who signs; empty: what ``operator-url`` in the directory says."""
     lifetime_s: float = 604800.0
     """Seconds that a certificate is asked for."""
+    cluster: str = ""
+    """``namespace/name`` of the cluster whose pods are let in; empty: what ``election`` says."""
+    cert_file: Path | None = None
+    """A certificate made by hand, instead of asking an operator; followed when it changes."""
+    key_file: Path | None = None
+    """Its key; absent: in ``certFile`` too."""
+    ca_file: Path | None = None
+    """Authorities that are trusted; absent: ``ca.crt`` in the directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,18 +7,25 @@ Rules:
     1. Two different cluster ids never exchange a byte of data.
     2. A node never streams from itself.
     3. A replica takes nothing from an epoch older than the newest it has seen.
+    4. Two versions talk when their ranges of protocols meet, in the newest one that both
+       speak; what is optional inside a protocol is a capability, used only when both name it.
+       Fields and capabilities that are not known are ignored, so that a version and the one
+       before it always replicate.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from sqlitecluster.errors import ClusterMismatch, FormatError, StreamError, WireError
-from sqlitecluster.replication.wire import PROTOCOL
+from sqlitecluster.replication.wire import OLDEST_PROTOCOL, PROTOCOL
 from sqlitecluster.units import format_node_id, parse_node_id
 
+CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages")
+"""This version's: a broken transaction goes on inside; pages of snapshots may be compressed."""
+MAX_CAPABILITIES: Final = 64
 _CLUSTER_ID: Final = re.compile(r"LFSC[0-9A-F]{16}")
 
 
@@ -32,11 +39,19 @@ class Hello:
     name: str
     epoch: int
     version: str = ""
+    protocol: int = PROTOCOL
+    """The newest that it speaks."""
+    oldest_protocol: int = OLDEST_PROTOCOL
+    """The oldest that it speaks."""
+    capabilities: tuple[str, ...] = CAPABILITIES
+    """What it can do beyond the protocol."""
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of a HELLO frame."""
         return {
-            "protocol": PROTOCOL,
+            "protocol": self.oldest_protocol,  # all that nodes of the first version look at
+            "newestProtocol": self.protocol,
+            "capabilities": list(self.capabilities),
             "clusterID": self.cluster_id,
             "nodeID": format_node_id(self.node_id),
             "name": self.name,
@@ -49,10 +64,12 @@ class Hello:
         """Read a HELLO object.
 
         Raises:
-            WireError: another protocol, or a field of the wrong kind.
+            WireError: no protocol in common, or a field of the wrong kind.
         """
-        if value.get("protocol") != PROTOCOL:
-            raise WireError("protocol", value.get("protocol"), f"this node speaks protocol {PROTOCOL}")
+        oldest, newest = value.get("protocol"), value.get("newestProtocol", value.get("protocol"))
+        if not _is_number(oldest) or not _is_number(newest) or negotiate(oldest, newest) is None:
+            spoken = f"{OLDEST_PROTOCOL} to {PROTOCOL}" if OLDEST_PROTOCOL != PROTOCOL else str(PROTOCOL)
+            raise WireError("protocol", f"{oldest} to {newest}", f"this node speaks protocol {spoken}")
         texts = [value.get(key, "") for key in ("clusterID", "nodeID", "name", "version")]
         epoch = value.get("epoch", 0)
         if not all(isinstance(t, str) and len(t) <= 256 for t in texts) or not isinstance(epoch, int):
@@ -63,7 +80,32 @@ class Hello:
                 check_cluster_id(texts[0])
         except FormatError as error:
             raise WireError("hello", texts[:2], str(error)) from error
-        return cls(texts[0], node_id, texts[2], epoch, texts[3])
+        capabilities = _capabilities(value.get("capabilities", []))
+        return cls(texts[0], node_id, texts[2], epoch, texts[3], newest, oldest, capabilities)
+
+    def spoken(self) -> int:
+        """The protocol of a stream with this peer."""
+        found = negotiate(self.oldest_protocol, self.protocol)
+        assert found is not None, "from_wire lets no other peer in"
+        return found
+
+
+def negotiate(oldest: int, newest: int, own: tuple[int, int] = (OLDEST_PROTOCOL, PROTOCOL)) -> int | None:
+    """The newest protocol that is in both ranges; None when they do not meet."""
+    common = min(newest, own[1])
+    return common if common >= max(oldest, own[0]) else None
+
+
+def _capabilities(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_CAPABILITIES:
+        raise WireError("capabilities", str(value)[:64], f"expected a list of at most {MAX_CAPABILITIES}")
+    if not all(isinstance(text, str) and 0 < len(text) <= 64 for text in value):
+        raise WireError("capabilities", str(value)[:64], "expected short texts")
+    return tuple(value)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def make_cluster_id(random_bytes: bytes) -> str:

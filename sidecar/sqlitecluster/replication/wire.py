@@ -30,6 +30,9 @@ from sqlitecluster.replication.position import Position
 from sqlitecluster.units import valid_database_name
 
 PROTOCOL: Final = 1
+"""The newest protocol of this version."""
+OLDEST_PROTOCOL: Final = 1
+"""The oldest that it still speaks: at least the newest one of the version before."""
 CHUNK: Final = 256 * 1024
 """Payload bytes of one TX or SNAPSHOT_PAGES frame, at most (a page more for the latter)."""
 MAX_PAYLOAD: Final = CHUNK + 128 * 1024

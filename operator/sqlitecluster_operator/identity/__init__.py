@@ -1,0 +1,1 @@
+"""Who is who: certificate authorities of clusters and the endpoint that signs for pods."""
