@@ -109,5 +109,6 @@ def quantity_value(text: str) -> Decimal:
         raise ValueError(f"{text!r} is no quantity such as 500m, 2 or 1Gi")
     number, unit = Decimal(match[1]), match[2] or ""
     if unit in _BINARY_UNITS:
-        return number * 1024 ** _BINARY_UNITS[unit]
-    return number * Decimal(1000) ** _DECIMAL_UNITS[unit]
+        return number * Decimal(1024 ** _BINARY_UNITS[unit])
+    scale = _DECIMAL_UNITS[unit]
+    return number * 1000**scale if scale >= 0 else number / 1000

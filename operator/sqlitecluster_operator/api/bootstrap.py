@@ -47,9 +47,13 @@ class InitDB(Model):
 
     database: DatabaseName | None = None
     """Database in which the SQL runs. Unset: the first of spec.databases, else app.db."""
-    sql: Annotated[list[Annotated[str, Field(max_length=65536)]], Field(max_length=64, json_schema_extra=Atomic)] = []
+    sql: Annotated[list[Annotated[str, Field(max_length=65536)]], Field(max_length=64, json_schema_extra=Atomic)] = (
+        Field(default_factory=list)
+    )
     """SQL texts, run in order in one transaction each."""
-    sql_refs: Annotated[list[SQLReference], Field(max_length=16, json_schema_extra=Atomic)] = []
+    sql_refs: Annotated[list[SQLReference], Field(max_length=16, json_schema_extra=Atomic)] = Field(
+        default_factory=list
+    )
     """SQL texts in ConfigMaps and Secrets, run after those in sql."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -27,9 +27,9 @@ class ObjectMeta(OpenModel):
     resource_version: str = ""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    finalizers: list[str] = []
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
 
 
 def _fence_is_ours(cluster: Any) -> bool:
@@ -48,7 +48,7 @@ class SQLiteCluster(Model):
     """Name, namespace, labels and annotations, as of any object."""
     spec: SQLiteClusterSpec
     """What the cluster should be."""
-    status: Annotated[SQLiteClusterStatus, Field()] = Field(default_factory=SQLiteClusterStatus)
+    status: SQLiteClusterStatus = Field(default_factory=SQLiteClusterStatus)
     """What the operator saw last."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (

@@ -142,7 +142,9 @@ class SelectorRequirement(Model):
     """Key of the label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """How the label's value is compared with the values."""
-    values: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=64, json_schema_extra=Atomic)] = []
+    values: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=64, json_schema_extra=Atomic)] = (
+        Field(default_factory=list)
+    )
     """Values for In and NotIn; empty for Exists and DoesNotExist."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -236,8 +238,8 @@ class Service(Model):
 
     enabled: bool = True
     """Whether the Service exists."""
-    template: ServiceTemplate = Field(default_factory=ServiceTemplate)
-    """Metadata and type of the Service."""
+    template: ServiceTemplate | None = None
+    """Metadata and type of the Service. Unset: a ClusterIP Service without further labels."""
 
 
 class Services(Model):

@@ -30,7 +30,7 @@ class LeaseTimes(Model):
         ),
         Rule(
             cel="self.renewDeadlineSeconds * 10 > self.retryPeriodSeconds * 12",
-            message="renewDeadlineSeconds must be more than 1.2 times retryPeriodSeconds, so that a renewal can be retried",
+            message="renewDeadlineSeconds must be more than 1.2 times retryPeriodSeconds: a renewal must be retried",
             field="renewDeadlineSeconds",
             check=lambda self, _: self.renew_deadline_seconds * 10 > self.retry_period_seconds * 12,
         ),

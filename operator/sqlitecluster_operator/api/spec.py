@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,10 @@ from sqlitecluster_operator.api.pods import (
 )
 from sqlitecluster_operator.api.primary import Primary
 
+SYSTEM_FOLDERS: Final = frozenset(
+    {"/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var", "/var/run", "/tmp"}
+)
+
 
 def _seconds_between(low: str, high: str, field: str, attribute: str) -> Rule:
     """A rule that a duration lies between two others."""
@@ -49,7 +53,7 @@ class Mount(Model):
 
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=255)] = "/data"
     """Folder in the containers in which programs open their databases, such as /data/app.db. Cannot be changed."""
-    containers: Annotated[list[Label], Field(max_length=16, json_schema_extra=Set)] = []
+    containers: Annotated[list[Label], Field(max_length=16, json_schema_extra=Set)] = Field(default_factory=list)
     """Names of the containers that see the folder. Empty: all of them, init containers too."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -69,11 +73,6 @@ class Mount(Model):
     )
 
 
-SYSTEM_FOLDERS = frozenset(
-    {"/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var", "/var/run", "/tmp"}
-)
-
-
 class Database(Model):
     """A database that exists from the start."""
 
@@ -81,9 +80,7 @@ class Database(Model):
     """Path of the database below spec.mount.path, such as app.db or tenants/a.db."""
     journal_mode: Literal["WAL", "DELETE", "TRUNCATE", "PERSIST"] = "WAL"
     """Journal mode with which the database is made. Programs may change it later."""
-    page_size: Annotated[
-        Int32, Field(json_schema_extra={"enum": [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]})
-    ] = 4096
+    page_size: Literal[512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 4096
     """Page size in bytes with which the database is made. Cannot be changed here."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -273,7 +270,9 @@ class SQLiteClusterSpec(Model):
     """Where the program runs: All, or Primary for programs that write when they start; replicas then stand by."""
     mount: Mount = Field(default_factory=Mount)
     """Where programs find their databases."""
-    databases: Annotated[list[Database], Field(max_length=256, json_schema_extra=ListMapByName)] = []
+    databases: Annotated[list[Database], Field(max_length=256, json_schema_extra=ListMapByName)] = Field(
+        default_factory=list
+    )
     """Databases made when the cluster starts. Any other database that a program makes is replicated too."""
     bootstrap: Bootstrap | None = None
     """What a new cluster starts with. Unset: empty. Cannot be changed afterwards."""
@@ -306,7 +305,9 @@ class SQLiteClusterSpec(Model):
     """The container that the operator adds to each pod."""
     monitoring: Monitoring = Field(default_factory=Monitoring)
     """Metrics for the Prometheus operator."""
-    fence: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=64, json_schema_extra=Set)] = []
+    fence: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=64, json_schema_extra=Set)] = Field(
+        default_factory=list
+    )
     """Names of pods that must not write, lead nor serve, such as notes-1; "*" is all. For looking into trouble: the
     program keeps running. Fencing the primary does not fail over: writes stop until the fence is lifted."""
     hibernate: bool = False

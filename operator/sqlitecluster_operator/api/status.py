@@ -106,7 +106,7 @@ class SQLiteClusterStatus(Model):
             max_length=32,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
-    ] = []
+    ] = Field(default_factory=list)
     """State of the cluster. Ready sums it up; the others say why."""
     current_primary: Annotated[str, Field(max_length=253)] | None = None
     """Pod that holds the Lease."""
@@ -126,9 +126,13 @@ class SQLiteClusterStatus(Model):
     """Identity of the data: an instance with another one is not let in."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
     """Label selector of the pods, for autoscalers."""
-    instances_status: Annotated[list[InstanceStatus], Field(max_length=64, json_schema_extra=ListMapByName)] = []
+    instances_status: Annotated[list[InstanceStatus], Field(max_length=64, json_schema_extra=ListMapByName)] = Field(
+        default_factory=list
+    )
     """Each pod."""
     handoff: Handoff | None = None
     """The planned change of the primary that runs, or the last one."""
-    history: Annotated[list[Handoff], Field(max_length=HISTORY_MAX, json_schema_extra=Atomic)] = []
+    history: Annotated[list[Handoff], Field(max_length=HISTORY_MAX, json_schema_extra=Atomic)] = Field(
+        default_factory=list
+    )
     """Planned changes of the primary that ended, newest first."""

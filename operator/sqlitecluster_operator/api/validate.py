@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sqlitecluster_operator.api.base import Model, wire_name
 from sqlitecluster_operator.api.cluster import SQLiteCluster
@@ -78,7 +78,7 @@ def _problems(node: Model, old: Model | None, path: str) -> Iterator[Problem]:
 
 
 def _list_problems(items: list[Any], old: list[Any], path: str) -> Iterator[Problem]:
-    by_name = {item.name: item for item in old if isinstance(item, BaseModel) and hasattr(item, "name")}
+    by_name: dict[str, Model] = {item.name: item for item in old if isinstance(item, Model) and hasattr(item, "name")}
     for at, item in enumerate(items):
         if isinstance(item, Model):
-            yield from _problems(item, by_name.get(getattr(item, "name", None)), f"{path}[{at}]")
+            yield from _problems(item, by_name.get(getattr(item, "name", "")), f"{path}[{at}]")
