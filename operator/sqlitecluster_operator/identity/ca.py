@@ -27,8 +27,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 MAX_CSR_BYTES: Final = 8192
 BACKDATE: Final = dt.timedelta(minutes=1)
 """Certificates are valid from a minute ago: clocks of nodes differ a little."""
-CA_LIFETIME: Final = dt.timedelta(days=365)
-ROTATE_AFTER: Final = dt.timedelta(days=240)
+CA_LIFETIME: Final = dt.timedelta(days=3650)
+ROTATE_AFTER: Final = CA_LIFETIME * 2 / 3
 PUBLISH: Final = dt.timedelta(minutes=10)
 """How long a new authority is published before it signs: kubelets bring ConfigMaps to pods within about two minutes."""
 _CURVES: Final = ("secp256r1", "secp384r1")

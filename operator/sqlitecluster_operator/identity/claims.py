@@ -108,8 +108,13 @@ def check_cluster(caller: Caller, request: Request) -> None:
         raise _forbidden(f"pod {caller.pod} is no instance of cluster {request.cluster}")
 
 
-def check_objects(caller: Caller, request: Request, cluster: Object | None, owner: Object | None, pod: Object) -> None:
-    """The API's present objects agree: cluster, its StatefulSet, and the pod with the token's UID."""
+def check_objects(
+    caller: Caller, request: Request, cluster: Object | None, owner: Object | None, pod: Object
+) -> Object:
+    """The API's present objects agree: cluster, its StatefulSet, and the pod with the token's UID.
+
+    Returns the SQLiteCluster.
+    """
     if cluster is None:
         raise Refused(404, "NoSuchCluster", f"there is no SQLiteCluster {request.namespace}/{request.cluster}")
     if pod["metadata"].get("uid") != caller.uid:
@@ -118,6 +123,7 @@ def check_objects(caller: Caller, request: Request, cluster: Object | None, owne
         raise _forbidden(f"StatefulSet {request.cluster} does not belong to the SQLiteCluster")
     if _controller(pod, "StatefulSet") != owner["metadata"]["uid"]:
         raise _forbidden(f"pod {caller.pod} was not made by StatefulSet {request.cluster}")
+    return cluster
 
 
 def lifetime_of(request: Request, limit: dt.timedelta) -> dt.timedelta:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
+from sqlitecluster_operator.api.base import duration_seconds
 from sqlitecluster_operator.identity import ca
 from sqlitecluster_operator.identity.ca import Authority, KeyPair, Rotation
 from sqlitecluster_operator.identity.calls import Calls, Conflict, Object
@@ -51,14 +52,22 @@ class Cluster:
     rotate: str = ""
     """Value of the annotation ``sqlitecluster.dev/rotate-ca``."""
     lifetime: dt.timedelta = LIFETIME
-    publish: dt.timedelta = ca.PUBLISH
+    """Of a pod's certificate."""
+    ca_lifetime: dt.timedelta = ca.CA_LIFETIME
 
     @classmethod
-    def of(cls, body: Object, lifetime: dt.timedelta = LIFETIME) -> Cluster:
+    def of(cls, body: Object) -> Cluster:
         """From the API's JSON of a SQLiteCluster."""
         meta = body["metadata"]
-        rotate = str((meta.get("annotations") or {}).get(ROTATE, ""))[:128]
-        return cls(meta["namespace"], meta["name"], meta["uid"], rotate, lifetime)
+        tls = (body.get("spec") or {}).get("tls") or {}
+        return cls(
+            meta["namespace"],
+            meta["name"],
+            meta["uid"],
+            str((meta.get("annotations") or {}).get(ROTATE, ""))[:128],
+            _duration(tls.get("certificateLifetime"), LIFETIME),
+            _duration(tls.get("caLifetime"), ca.CA_LIFETIME),
+        )
 
     @property
     def secret(self) -> str:
@@ -73,7 +82,8 @@ class Cluster:
     @property
     def times(self) -> Rotation:
         """The times of this cluster's rotations."""
-        return Rotation(overlap=self.lifetime + ca.BACKDATE, publish=self.publish)
+        publish = min(ca.PUBLISH, self.ca_lifetime / 8)
+        return Rotation(self.lifetime, publish, self.ca_lifetime * 2 / 3, self.ca_lifetime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +120,7 @@ async def _ensure(api: Calls, cluster: Cluster, operator: Authority, url: str, n
     for body in (secret, trust):
         _check_ours(body, cluster)
     if secret is None:
-        authority = replace(ca.make_authority(_title(cluster), now), rotation=cluster.rotate)
+        authority = replace(ca.make_authority(_title(cluster), now, cluster.ca_lifetime), rotation=cluster.rotate)
         authority = replace(authority, previous=_still_trusted(trust, now))
     else:
         authority = ca.advance(from_secret(secret), _title(cluster), cluster.rotate, cluster.times, now)
@@ -127,7 +137,7 @@ async def ensure_operator(api: Calls, namespace: str, now: dt.datetime) -> Autho
     Raises:
         Conflict: others kept changing it.
     """
-    times = Rotation(overlap=LIFETIME + ca.BACKDATE)
+    times = Rotation(overlap=LIFETIME)
     for _ in range(_TRIES):
         body = await api.get("Secret", namespace, OPERATOR_SECRET)
         if body is None:
@@ -274,6 +284,10 @@ def _pair(data: dict[str, bytes], name: str) -> KeyPair:
     pair = KeyPair(data[f"{name}.crt"], data[f"{name}.key"])
     x509.load_pem_x509_certificate(pair.certificate)
     return pair
+
+
+def _duration(text: str | None, default: dt.timedelta) -> dt.timedelta:
+    return default if text is None else dt.timedelta(seconds=duration_seconds(text))
 
 
 def _time(text: str) -> dt.datetime:

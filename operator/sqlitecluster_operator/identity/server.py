@@ -30,7 +30,7 @@ from sqlitecluster_operator.identity.ca import Authority
 from sqlitecluster_operator.identity.calls import Calls, Unreachable
 from sqlitecluster_operator.identity.claims import Caller, Refused, Request
 from sqlitecluster_operator.identity.limits import Buckets
-from sqlitecluster_operator.identity.secrets import LIFETIME, from_secret
+from sqlitecluster_operator.identity.secrets import Cluster, from_secret
 from sqlitecluster_operator.identity.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -51,15 +51,8 @@ def utcnow() -> dt.datetime:
 class IdentityServer:
     """The endpoint."""
 
-    def __init__(
-        self,
-        api: Calls,
-        serving: Serving,
-        *,
-        lifetime: Callable[[str, str], dt.timedelta] = lambda _namespace, _name: LIFETIME,
-        now: Callable[[], dt.datetime] = utcnow,
-    ) -> None:
-        self._api, self._serving, self._lifetime, self._now = api, serving, lifetime, now
+    def __init__(self, api: Calls, serving: Serving, now: Callable[[], dt.datetime] = utcnow) -> None:
+        self._api, self._serving, self._now = api, serving, now
         self._reviews = asyncio.Semaphore(_REVIEWS)
         self._addresses = Buckets(*_BY_ADDRESS)
         self._pods = Buckets(*_BY_POD)
@@ -107,22 +100,21 @@ class IdentityServer:
             raise Refused(400, "InvalidRequest", str(error)) from error
         try:
             async with asyncio.timeout(_REVIEW_S):
-                caller = await self._caller(token, request)
+                caller, cluster = await self._caller(token, request)
                 authority = await self._authority(request)
         except (Unreachable, TimeoutError) as error:
             raise Refused(503, "Unavailable", "the API server does not answer; try again", 5) from error
         now = self._now()
-        limit = self._lifetime(request.namespace, request.cluster)
         names = ca.pod_names(request.namespace, request.cluster, caller.pod)
-        pem, end = ca.sign(authority, key, names, now, claims.lifetime_of(request, limit))
-        cluster = f"{request.namespace}/{request.cluster}"
-        self.issued[cluster] = self.issued.get(cluster, 0) + 1
-        log.info("certificate for pod %s of %s until %s", caller.pod, cluster, end.isoformat())
+        pem, end = ca.sign(authority, key, names, now, claims.lifetime_of(request, cluster.lifetime))
+        title = f"{request.namespace}/{request.cluster}"
+        self.issued[title] = self.issued.get(title, 0) + 1
+        log.info("certificate for pod %s of %s until %s", caller.pod, title, end.isoformat())
         answer = {"certificate": pem.decode(), "ca": authority.bundle().decode(), "notAfter": end.isoformat()}
         return web.json_response(answer)
 
-    async def _caller(self, token: str, request: Request) -> Caller:
-        """The pod that asks; the token, the cluster and the objects agree about it."""
+    async def _caller(self, token: str, request: Request) -> tuple[Caller, Cluster]:
+        """The pod that asks, and its cluster; token, request and objects agree about them."""
         async with self._reviews:
             caller = claims.read_review(await self._api.review(token, claims.AUDIENCE))
         claims.check_cluster(caller, request)
@@ -133,8 +125,7 @@ class IdentityServer:
         pod = await self._api.get("Pod", namespace, caller.pod)
         if pod is None:
             raise Refused(403, "Forbidden", f"there is no pod {caller.pod}")
-        claims.check_objects(caller, request, cluster, owner, pod)
-        return caller
+        return caller, Cluster.of(claims.check_objects(caller, request, cluster, owner, pod))
 
     async def _authority(self, request: Request) -> Authority:
         body = await self._api.get("Secret", request.namespace, f"{request.cluster}-ca")
