@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 MAX_CSR_BYTES: Final = 8192
 BACKDATE: Final = dt.timedelta(minutes=1)
-"""Certificates are valid from a minute ago: clocks of nodes differ a little."""
+"""Certificates are valid from a minute ago, short ones from a tenth of their life: clocks of nodes differ a little."""
 CA_LIFETIME: Final = dt.timedelta(days=3650)
 ROTATE_AFTER: Final = CA_LIFETIME * 2 / 3
 PUBLISH: Final = dt.timedelta(minutes=10)
@@ -146,7 +146,7 @@ def sign(
     issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     builder = (
         x509.CertificateBuilder(issuer.subject, subject, key, x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
+        .not_valid_before(now - min(BACKDATE, lifetime / 10))
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)

@@ -64,9 +64,11 @@ class IdentityServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (0 asks for any)."""
-        self._runner = web.AppRunner(self.application(), access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(
+            self.application(), access_log=None, handler_cancellation=True, shutdown_timeout=5.0
+        )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=self._serving.context, shutdown_timeout=5.0)
+        site = web.TCPSite(self._runner, host, port, ssl_context=self._serving.context)
         await site.start()
         return int(self._runner.addresses[0][1])
 

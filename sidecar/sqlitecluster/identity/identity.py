@@ -39,6 +39,8 @@ FIRST_S: Final = 12.0
 """So long a start waits for the first certificate."""
 LOOK_S: Final = 1.0
 _RETRY_MAX_S: Final = 300.0
+_PATIENCE_S: Final = (5.0, 10.0)
+"""Between two certificates that the trust bundle does not cover: kubelet is a little behind."""
 _CODE: Final = "NoCertificate"
 
 
@@ -65,6 +67,7 @@ class Identity:
         self._trust = b""
         self._renew_s = 0.0
         self._failures = 0
+        self._obtained_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self.renewals = 0
         """Certificates obtained by this process."""
@@ -157,6 +160,7 @@ class Identity:
             return
         self._failures = 0
         self.renewals += 1
+        self._obtained_s = self._now()
         self._use(held, self._trust)
 
     # -- parts -----------------------------------------------------------------------
@@ -211,7 +215,7 @@ class Identity:
         at = held.renew_s(self._settings.lifetime_s)
         if self._trust and not certificates.is_issued_by(held, self._trust):
             log.warning("the trust bundle does not cover this node's certificate; asking for another")
-            return self._now() + (random.uniform(5, 10) if self.renewals else 0.0)
+            return max(self._now(), self._obtained_s + random.uniform(*_PATIENCE_S))
         return at + random.uniform(0.0, 0.05) * (held.end_s - at)
 
     def _pause(self) -> float:
