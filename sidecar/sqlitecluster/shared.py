@@ -65,6 +65,9 @@ class NodeWord:
     NO_SPACE = 19  # [mount] requests answered ENOSPC because of the reserve
     FREE_LOW = 20  # [replicator] 1 while free space is below the reserve
     MOUNT_ASKED = 21  # [replicator] grows with each RAW_ASK or POISONED; a mount that is awake is not rung
+    DRAINING = 22  # [replicator] 1: no database is made, opened or dropped now; a hand-off is being prepared
+    PROMOTIONS = 23  # [replicator] grows each time that this node stops applying and lets programs write
+    OPENER_PID = 24  # [supervisor] opens files of the mount for the replicator, as privileged as that; 0 = none
     PRIMARY_NAME = 64  # [replicator] 64 words: length and bytes
 
 
@@ -101,6 +104,7 @@ class Word:
     HAS_JOURNAL = 27  # [mount] 1 while a -journal exists (any size)
     PAGE_SIZE = 28  # [mount] bytes, from the database header; 0 unknown
     FROZEN = 29  # [replicator] 1: opens by programs park (an install is running)
+    WAL_OF = 30  # [mount] PROMOTIONS for which the WAL words are true: a replica writes past the mount
 
 
 class State:

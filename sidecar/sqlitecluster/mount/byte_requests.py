@@ -53,8 +53,11 @@ class ByteRequests:
                 return done
 
     async def fsync(self, fh: int, *, data_only: bool) -> None:
-        """FSYNC."""
-        await self._syncing.sync(self._operations.handle(fh).file, data_only=data_only)
+        """FSYNC; with ``synchronous=FULL`` its answer is what a program takes for the end of its commit."""
+        handle = self._operations.handle(fh)
+        await self._syncing.sync(handle.file, data_only=data_only)
+        if handle.writing and not handle.privileged and handle.file.database is not None:
+            handle.file.context.check_fence()
 
     def failed(self, error: Exception, name: str) -> int:
         """The errno for an error."""

@@ -12,7 +12,7 @@ from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.mount.descriptors import Descriptors
 from sqlitecluster.mount.layout import Layout
 from sqlitecluster.mount.space import Space
-from sqlitecluster.shared import ROLE_PRIMARY, Bell, NodeWord, State
+from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, Bell, NodeWord, State
 
 _STRANGER_S: Final = 0.1  # no number is given to another thread so soon
 _MOST_STRANGERS: Final = 1024
@@ -40,16 +40,28 @@ class Context:
         node = self.state.node
         if node[NodeWord.ROLE] != ROLE_PRIMARY:
             node[NodeWord.WRITES_REFUSED] += 1
+            if node[NodeWord.ROLE] == ROLE_FENCED:
+                raise OSError(errno.EIO, "the right to write has expired")
             raise OSError(errno.EROFS, "this node may not write")
         if node[NodeWord.FENCE_BOOT_NS] or node[NodeWord.FENCE_REAL_NS]:
-            self._check_fence()
+            self.check_fence()
 
-    def _check_fence(self) -> None:
-        # Both clocks: the first stands still while a virtual machine is paused (hazard 20).
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the fence has passed; a node without a fence (0) never is."""
         node = self.state.node
         boot, real = node[NodeWord.FENCE_BOOT_NS], node[NodeWord.FENCE_REAL_NS]
-        if (boot and time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= boot) or (real and time.time_ns() >= real):
-            node[NodeWord.WRITES_REFUSED] += 1
+        # Both clocks: the first stands still while a virtual machine is paused (hazard 20).
+        return bool((boot and time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= boot) or (real and time.time_ns() >= real))
+
+    def check_fence(self) -> None:
+        """Before a commit is completed.
+
+        Raises:
+            OSError: EIO once the fence has passed.
+        """
+        if self.is_fenced:
+            self.state.node[NodeWord.WRITES_REFUSED] += 1
             raise OSError(errno.EIO, "the right to write has expired")
 
     def is_replicator(self, pid: int) -> bool:
@@ -57,7 +69,7 @@ class Context:
         replicator = self.state.node[NodeWord.REPLICATOR_PID]
         if not replicator or not pid:
             return False
-        if pid == replicator:
+        if pid in (replicator, self.state.node[NodeWord.OPENER_PID]):
             return True
         now = time.monotonic()
         if now < self.strangers.get((replicator, pid), 0.0):

@@ -125,6 +125,8 @@ class Database:
 
     def has_frames(self) -> bool:
         """Whether the WAL holds frames, so that database writes are checkpoints."""
+        if self.wal is not None and self.wal.is_stale():
+            self.wal.reload()
         return self.words[Word.WAL_SIZE] > HEADER_BYTES
 
     def mark(self, offset: int, length: int) -> None:
@@ -180,7 +182,7 @@ class Database:
         """The journal is about to end: hand its transaction over.
 
         Raises:
-            OSError: ENOSPC; then the journal stays, and SQLite rolls back.
+            OSError: ENOSPC or EIO (fence); then the journal stays, and SQLite rolls back.
         """
         if self.dirty:
             self._spool(0)
@@ -243,6 +245,9 @@ class Database:
         except NoSpace as error:
             raise OSError(errno.ENOSPC, str(error)) from error
         failpoints.hit("mount.after-spool")
+        if self.context.is_fenced and not flags & FLAG_RAW:  # copying takes time; nothing is announced yet
+            path.unlink(missing_ok=True)
+            self.context.check_fence()
         self.words[Word.SPOOL_SEQ] = seq
         self.dirty.clear()
         self.words[Word.DIRTY_RAW] = 0

@@ -46,14 +46,31 @@ class Gate:
         """Before a name is made, removed or moved; whether the caller is the replicator.
 
         Raises:
-            OSError: EROFS, not on this node.
+            OSError: EROFS, not on this node; EBUSY, not now; EIO, the fence has passed.
         """
         if self.is_replicator(ctx):
             return True
-        if error := roles.change(int(self._node[NodeWord.ROLE]), self._tree.place(path).kind):
+        kind = self._tree.place(path).kind
+        if error := roles.change(int(self._node[NodeWord.ROLE]), kind):
             self._node[NodeWord.WRITES_REFUSED] += 1
             raise OSError(error, "this node may not write")
+        if kind not in roles.LOCAL:
+            if kind is Kind.DATABASE and self._node[NodeWord.DRAINING]:
+                raise OSError(errno.EBUSY, "a hand-off is being prepared")
+            self._context.check_fence()
         return False
+
+    def removal(self, path: str, ctx: pyfuse3.RequestContext) -> None:
+        """Before a name is removed or moved: not while the node stops and nobody uses it.
+
+        Raises:
+            OSError: EBUSY.
+        """
+        if not self._node[NodeWord.STOPPING] or self.is_replicator(ctx):
+            return
+        in_use = bool(self._context.state.column(Word.WRITERS).any())
+        if error := roles.removal(self._tree.place(path).kind, stopping=True, in_use=in_use):
+            raise OSError(error, "this node is being stopped; nothing is deleted now")
 
     def opening(self, kind: Kind, flags: int) -> None:
         """Before a program's open.
@@ -88,7 +105,10 @@ class Gate:
 
         def ready() -> bool:
             return roles.may_open_now(
-                int(node[NodeWord.ROLE]), locked=words[Word.LOCKED] == 1, frozen=words[Word.FROZEN] == 1
+                int(node[NodeWord.ROLE]),
+                locked=words[Word.LOCKED] == 1,
+                frozen=words[Word.FROZEN] == 1,
+                draining=node[NodeWord.DRAINING] == 1,
             )
 
         if ready():

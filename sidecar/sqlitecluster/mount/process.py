@@ -33,7 +33,7 @@ from sqlitecluster.mount.names import Names
 from sqlitecluster.mount.operations import Operations
 from sqlitecluster.mount.space import Space
 from sqlitecluster.mount.tree import Tree
-from sqlitecluster.shared import ROLE_PRIMARY, Bell, NodeWord, State, Word
+from sqlitecluster.shared import Bell, NodeWord, State, Word
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,6 @@ class Service:
         self._tree = tree
         self._state = tree.context.state
         self._node = self._state.node
-        self._role = int(self._node[NodeWord.ROLE])
         self._asked = np.zeros(0, dtype=np.uint64)
         self._asked_seq = 0
         self.driver: Driver | None = None
@@ -113,22 +112,10 @@ class Service:
                 self._node[NodeWord.REQUESTS] = self.driver.requests
             if self._node[NodeWord.MOUNT_ASKED] != self._asked_seq:  # asked while awake, so without a ring
                 self.woken()
-            return
-        role = int(self._node[NodeWord.ROLE])
-        if role != self._role:
-            self._role_changed(role)
 
     def idle(self) -> None:
         """Others may have filled the disk meanwhile."""
         self._tree.context.space.pause()
-
-    def _role_changed(self, role: int) -> None:
-        self._role = role
-        if role == ROLE_PRIMARY:
-            return  # each log looks at itself when a program first writes it
-        for database in self._tree.databases.values():
-            if database.wal is not None:
-                database.wal.role = role
 
     def _poison(self, slot: int) -> None:
         database = self._tree.databases.get(self._state.name(slot))

@@ -15,9 +15,11 @@ import os
 from typing import Final
 
 from sqlitecluster.mount.layout import Kind
-from sqlitecluster.shared import ROLE_NONE, ROLE_PRIMARY
+from sqlitecluster.shared import ROLE_FENCED, ROLE_NONE, ROLE_PRIMARY
 
 ALLOWED: Final = 0
+LOCAL: Final = (Kind.FILE, Kind.DIRECTORY, Kind.SHM, Kind.VIRTUAL)
+"""What may change on every node."""
 _WRITING: Final = os.O_WRONLY | os.O_RDWR
 
 
@@ -28,9 +30,9 @@ def is_writing(flags: int) -> bool:
 
 def change(role: int, kind: Kind) -> int:
     """0, or the errno for a program that changes a file of this kind."""
-    if role == ROLE_PRIMARY or kind in (Kind.FILE, Kind.DIRECTORY, Kind.SHM, Kind.VIRTUAL):
+    if role == ROLE_PRIMARY or kind in LOCAL:
         return ALLOWED
-    return errno.EROFS
+    return errno.EIO if role == ROLE_FENCED else errno.EROFS
 
 
 def opening(role: int, kind: Kind, flags: int, *, read_only: bool) -> int:
@@ -41,13 +43,24 @@ def opening(role: int, kind: Kind, flags: int, *, read_only: bool) -> int:
     """
     if kind is Kind.VIRTUAL:
         return errno.EACCES if is_writing(flags) else ALLOWED
-    if kind is Kind.DATABASE and read_only and is_writing(flags) and role not in (ROLE_PRIMARY, ROLE_NONE):
+    if kind is Kind.DATABASE and read_only and is_writing(flags) and role not in (ROLE_PRIMARY, ROLE_NONE, ROLE_FENCED):
         return errno.EACCES
     return ALLOWED
 
 
-def may_open_now(role: int, *, locked: bool, frozen: bool) -> bool:
+def may_open_now(role: int, *, locked: bool, frozen: bool, draining: bool = False) -> bool:
     """Whether an open of a database file need not wait."""
     if frozen or role == ROLE_NONE:
         return False
-    return locked or role == ROLE_PRIMARY
+    return locked or (role in (ROLE_PRIMARY, ROLE_FENCED) and not draining)
+
+
+def removal(kind: Kind, *, stopping: bool, in_use: bool) -> int:
+    """0, or the errno for removing or moving a file while the node stops.
+
+    Whoever clears a folder away that is still mounted (a kubelet does) must not clear databases
+    away. Programs are given some time to finish, and a journal's removal is their commit.
+    """
+    if stopping and (kind in (Kind.DATABASE, Kind.WAL) or not in_use):
+        return errno.EBUSY
+    return ALLOWED

@@ -4,6 +4,8 @@ Rules:
     1. On a node that may not write, a program's write is refused here, whatever locks it got.
     2. What would destroy frames that are not captured waits, with a deadline (``settled``).
     3. Dirty ranges are marked before the write; a commit is spooled before the journal goes.
+       The fence is asked before the write that completes a commit and again before its answer:
+       a commit that is refused leaves no valid frame behind.
     4. A request may come twice (after a take-over): the same bytes again change nothing.
 """
 
@@ -19,7 +21,7 @@ from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Park
 from sqlitecluster.mount.waltrack import HEADER_BYTES, Seen, WalTracker
-from sqlitecluster.shared import ROLE_NONE, ROLE_PRIMARY, NodeWord, Word
+from sqlitecluster.shared import NodeWord, Word
 
 if TYPE_CHECKING:
     from sqlitecluster.mount.database import Database
@@ -145,14 +147,13 @@ class JournalFile(TrackedFile):
 class WalFile(TrackedFile):
     """A write-ahead log: the log is the truth, so nothing in it goes before it is captured."""
 
-    __slots__ = ("role", "tracker")
+    __slots__ = ("tracker",)
 
     direct_io = True
 
     def __init__(self, owner: Database, kind: Kind, ino: int, path: str) -> None:
         super().__init__(owner, kind, ino, path)
         self.tracker = WalTracker(lambda offset, size: os.pread(self.descriptor(), size, offset))
-        self.role = int(self.context.state.node[NodeWord.ROLE])  # under which the tracker was last true
 
     def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Write and follow the frames."""
@@ -163,8 +164,8 @@ class WalFile(TrackedFile):
             context = self.context
             context.require_primary()
             context.space.take(len(data))
-        if self.context.state.node[NodeWord.ROLE] != self.role:
-            self._role_changed()
+        if self.context.state.node[NodeWord.PROMOTIONS] != self.owner.words[Word.WAL_OF]:
+            self.reload()
         if offset < tracker.size or offset < HEADER_BYTES:
             if offset < HEADER_BYTES:
                 return self._write_header(offset, data, privileged=privileged)
@@ -177,6 +178,8 @@ class WalFile(TrackedFile):
             words = self.owner.words
             words[Word.WAL_SIZE] = tracker.size
             if seen is Seen.COMMIT:
+                if self.context.is_fenced and not privileged:
+                    self._void(offset, done)
                 words[Word.WAL_END] = tracker.end
                 words[Word.EVENT_SEQ] += 1
                 self.context.replicator.ring()
@@ -212,8 +215,13 @@ class WalFile(TrackedFile):
     def reload(self) -> None:
         """Take the state from the file: at start, or when this node's role has changed."""
         self.tracker.load(self.stat().st_size)
+        self.owner.words[Word.WAL_OF] = self.context.state.node[NodeWord.PROMOTIONS]
         self.owner.next_generation(has_wal=self.tracker.size >= HEADER_BYTES)
         self._publish()
+
+    def is_stale(self) -> bool:
+        """Whether the replicator of a replica may have written since the tracker was last true."""
+        return bool(self.context.state.node[NodeWord.PROMOTIONS] != self.owner.words[Word.WAL_OF])
 
     def resume(self) -> None:
         """A successor goes on from the words."""
@@ -229,6 +237,7 @@ class WalFile(TrackedFile):
         self.owner.next_generation(has_wal=True)
         done = os.pwrite(fd, data, offset)
         self.tracker.restart(os.pread(fd, HEADER_BYTES, 0))
+        self.owner.words[Word.WAL_OF] = self.context.state.node[NodeWord.PROMOTIONS]
         if offset + done > HEADER_BYTES:
             self.tracker.feed(HEADER_BYTES, data[HEADER_BYTES - offset : done])
         self._publish()
@@ -240,8 +249,14 @@ class WalFile(TrackedFile):
         words[Word.WAL_SIZE] = self.tracker.size
         self.owner.touch()
 
-    def _role_changed(self) -> None:
-        """A replica's log is appended to by the replicator, past us."""
-        before, self.role = self.role, int(self.context.state.node[NodeWord.ROLE])
-        if before != ROLE_NONE and self.role == ROLE_PRIMARY:
-            self.reload()
+    def _void(self, offset: int, length: int) -> None:
+        """The fence passed while a commit was completed: nobody was told, so it must not be found later.
+
+        Raises:
+            OSError: EIO.
+        """
+        start = self.tracker.frame_start(offset)
+        os.pwrite(self.descriptor(), bytes(offset + length - start), start)
+        self.tracker.rewind(start)
+        self._publish()
+        self.context.check_fence()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlitecluster.mount.layout import POSITION_SUFFIX
-from sqlitecluster.shared import ROLE_NAMES, ROLE_PRIMARY, NodeWord, State
+from sqlitecluster.shared import ROLE_FENCED, ROLE_NAMES, ROLE_PRIMARY, NodeWord, State
 from sqlitecluster.units import format_position
 
 INODE_BIT: Final = 1 << 61
@@ -33,7 +33,7 @@ def content(state: State, ino: int) -> bytes | None:
     role = int(state.node[NodeWord.ROLE])
     if number == 1:
         name = state.primary_name()
-        return f"{name}\n".encode() if role != ROLE_PRIMARY and name else None
+        return f"{name}\n".encode() if role not in (ROLE_PRIMARY, ROLE_FENCED) and name else None
     if number == 2:
         return f"{ROLE_NAMES[role]}\n".encode()
     if number == 3:

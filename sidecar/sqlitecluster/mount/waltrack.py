@@ -109,6 +109,10 @@ class WalTracker:
         old = self._read(offset, FRAME_HEADER_BYTES)
         return old[:8] != data[:8] or (old[8:16] != data[8:16] and old[8:16] != _NO_SALT)
 
+    def frame_start(self, offset: int) -> int:
+        """Where the frame begins that a byte belongs to."""
+        return HEADER_BYTES + (offset - HEADER_BYTES) // self._frame * self._frame if self._frame else offset
+
     def rewind(self, offset: int) -> None:
         """Everything from ``offset`` (a frame's start) on is void."""
         self._rewind(offset)

@@ -43,7 +43,7 @@ DMS: Final = 128
 
 _FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 _FIRST_PAUSE_S: Final = 0.0002
-_LONGEST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,16 @@ def holder(fd: int, start: int, length: int = 1, *, kind: int = fcntl.F_WRLCK) -
     return None if found == fcntl.F_UNLCK else (found, pid)
 
 
-def wait_lock(fd: int, kind: int, start: int, deadline: float, what: str, length: int = 1) -> None:
+def wait_lock(
+    fd: int,
+    kind: int,
+    start: int,
+    deadline: float,
+    what: str,
+    length: int = 1,
+    *,
+    longest_pause_s: float = LONGEST_PAUSE_S,
+) -> None:
     """Lock, trying again until ``deadline`` (CLOCK_MONOTONIC, seconds).
 
     Raises:
@@ -108,7 +117,7 @@ def wait_lock(fd: int, kind: int, start: int, deadline: float, what: str, length
             by = f" (pid {found[1]})" if found is not None and found[1] > 0 else ""
             raise LockTimeout(f"{what} is held by another process{by}")
         time.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE_S)
+        pause = min(pause * 2, longest_pause_s)
 
 
 def lock_shared(fd: int, deadline: float) -> None:

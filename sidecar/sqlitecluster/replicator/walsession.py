@@ -9,6 +9,10 @@ Two users:
 A replica's database is physically in WAL whatever its header says: SQLite opens the WAL
 when ``-wal`` is not empty, and page 1 with a rollback header is a frame like any other.
 
+A primary that is about to hand over takes the role locks in two steps: ``seize`` ends
+writing (and only that: the database is left as programs know it), ``complete`` makes it a
+replica's. In between everything is captured.
+
 Rules:
     1. Order of locks and the last comparison of inodes: see ``locks``.
     2. RESERVED is taken before SHARED, so that a running rollback transaction of a
@@ -35,6 +39,7 @@ from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.shm import IndexHeader, WalIndex
 
 _TRIES: Final = 5
+_SEIZE_PAUSE_S: Final = 0.0005
 _SCAN_BYTES: Final = 4 << 20
 _MAGIC: Final = b"SQLite format 3\0"
 _WAL_MODE: Final = 2
@@ -61,6 +66,7 @@ class WalSession:
         self.wal_fd = -1
         self.page_size = 0
         self._index: WalIndex | None = None
+        self._pause_s = locks.LONGEST_PAUSE_S
 
     @property
     def index(self) -> WalIndex:
@@ -86,16 +92,52 @@ class WalSession:
         return cls._open(paths, deadline, role=True, kept=kept, keep=keep)
 
     @classmethod
+    def seize(
+        cls, paths: DbPaths, deadline: float, kept: dict[str, int] | None = None, keep: Keep = _keep_nothing
+    ) -> WalSession:
+        """The first step of ``open_role``: no program can begin a write transaction any more.
+
+        Waits with short pauses: a busy writer leaves its lock for a moment only. A database
+        without a WAL keeps its files: only RESERVED and SHARED are held, ``index`` is not there.
+
+        Raises:
+            LockTimeout, NotADatabase: as ``open_role``.
+        """
+        kept = dict(kept or {})
+        if not kept:
+            _roll_back_hot_journal(paths)
+        return cls._open(paths, deadline, role=True, kept=kept, keep=keep, seize=True)
+
+    def complete(self, deadline: float, keep: Keep = _keep_nothing) -> None:
+        """The second step: readers use the WAL from now on, and only we write it.
+
+        Raises:
+            LockTimeout: a reader of a rollback-mode database does not end; nothing was released.
+        """
+        if self._index is None:
+            self._take_log(deadline, keep)
+        self._finish_restart()
+        self._turn_to_wal(_read_header(self.db_fd, self.paths.database)[1], deadline)
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the log and its index are open: not between the two steps in rollback mode."""
+        return self._index is not None
+
+    @classmethod
     def open_writer(cls, paths: DbPaths, deadline: float) -> WalSession:
         """Take the locks of a writing program; the database must be in WAL mode."""
         return cls._open(paths, deadline, role=False, kept={}, keep=_keep_nothing)
 
     @classmethod
-    def _open(cls, paths: DbPaths, deadline: float, *, role: bool, kept: dict[str, int], keep: Keep) -> WalSession:
+    def _open(
+        cls, paths: DbPaths, deadline: float, *, role: bool, kept: dict[str, int], keep: Keep, seize: bool = False
+    ) -> WalSession:
         for _ in range(_TRIES):
             session = cls(paths, role=role)
+            session._pause_s = _SEIZE_PAUSE_S if seize else locks.LONGEST_PAUSE_S
             try:
-                session._take(deadline, kept, keep)
+                session._take(deadline, kept, keep, seize=seize)
                 if session._same_files():
                     return session
             except BaseException:
@@ -135,7 +177,7 @@ class WalSession:
 
     # taking the locks
 
-    def _take(self, deadline: float, kept: dict[str, int], keep: Keep) -> None:
+    def _take(self, deadline: float, kept: dict[str, int], keep: Keep, *, seize: bool) -> None:
         paths = self.paths
         self.db_fd = kept.pop("database", -1)
         self.shm_fd = kept.pop("shm", -1)
@@ -143,25 +185,34 @@ class WalSession:
             self.db_fd = os.open(paths.database, os.O_RDWR | os.O_CLOEXEC)
         if self.role:
             keep("database", self.db_fd)
-            locks.wait_lock(self.db_fd, fcntl.F_WRLCK, locks.RESERVED, deadline, "RESERVED on the database")
+            self._wait(self.db_fd, locks.RESERVED, deadline, "RESERVED on the database")
         locks.lock_shared(self.db_fd, deadline)
         self.page_size, mode = _read_header(self.db_fd, paths.database)
-        if not self.role and mode != _WAL_MODE and not _has_content(paths.wal):
+        uses_wal = mode == _WAL_MODE or _has_content(paths.wal)
+        if not uses_wal and not self.role:
             raise NotInWalError(f"{paths.database.name} is in a rollback journal mode")
+        if not uses_wal and seize:
+            return
+        self._take_log(deadline, keep)
+        if self.role and not seize:
+            self._finish_restart()
+            self._turn_to_wal(mode, deadline)
+
+    def _take_log(self, deadline: float, keep: Keep) -> None:
         self._open_wal()
         if self.shm_fd < 0:
-            self.shm_fd = _open_beside(paths.shm, self.db_fd)
+            self.shm_fd = _open_beside(self.paths.shm, self.db_fd)
         if self.role:
             keep("shm", self.shm_fd)
         self._lock_dms(deadline)
         if self.role:
-            locks.wait_lock(self.shm_fd, fcntl.F_WRLCK, locks.CKPT, deadline, "the checkpoint lock")
-        locks.wait_lock(self.shm_fd, fcntl.F_WRLCK, locks.WRITE, deadline, "the write lock")
+            self._wait(self.shm_fd, locks.CKPT, deadline, "the checkpoint lock")
+        self._wait(self.shm_fd, locks.WRITE, deadline, "the write lock")
         if self.index.read() is None:
             self._recover(deadline)
-        if self.role:
-            self._finish_restart()
-            self._turn_to_wal(mode, deadline)
+
+    def _wait(self, fd: int, byte: int, deadline: float, what: str) -> None:
+        locks.wait_lock(fd, fcntl.F_WRLCK, byte, deadline, what, longest_pause_s=self._pause_s)
 
     def _open_wal(self) -> None:
         """Create ``-wal`` through the mount, so that no cached negative entry hides it."""
@@ -235,7 +286,12 @@ class WalSession:
         if old is not None and old.salt == header.salt and old.page_size == self.page_size:
             return
         sequence = old.sequence + 1 if old is not None else 0
-        os.pwrite(self.wal_fd, walfile.WalHeader.make(self.page_size, sequence, header.salt).pack(), 0)
+        # Through the mount: the kernel remembers the size, and a program takes an empty file for none.
+        fd = os.open(self.paths.wal, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, walfile.WalHeader.make(self.page_size, sequence, header.salt).pack(), 0)
+        finally:
+            os.close(fd)
 
     def _same_files(self) -> bool:
         """Whether the paths still lead to what we have locked."""
@@ -245,7 +301,7 @@ class WalSession:
             (self.paths.backing_wal, self.wal_fd),
         )
         with contextlib.suppress(FileNotFoundError):
-            return all(os.stat(path).st_ino == os.fstat(fd).st_ino for path, fd in pairs)
+            return all(fd < 0 or os.stat(path).st_ino == os.fstat(fd).st_ino for path, fd in pairs)
         return False
 
 

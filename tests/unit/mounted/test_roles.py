@@ -137,6 +137,7 @@ def test_a_log_that_grew_on_a_replica_is_known_after_promotion(mounted: Make) ->
     (node.mnt / "a.db").stat()
     generation = int(node.words("a.db")[Word.WAL_GEN])
     node.wait_for(lambda: os.path.exists(node.mnt / ".role"))
+    node.state.node[NodeWord.PROMOTIONS] += 1
     node.state.node[NodeWord.ROLE] = ROLE_PRIMARY
     db.execute("INSERT INTO t VALUES (3)")
     assert node.words("a.db")[Word.WAL_GEN] > generation
