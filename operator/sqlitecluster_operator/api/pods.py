@@ -9,6 +9,7 @@ from pydantic import Field
 from sqlitecluster_operator.api.base import Int32, Label, Model, OpenModel, Quantity, Rule
 
 SIDECAR_CONTAINER: Final = "sqlite-sidecar"
+RESERVED_CONTAINERS: Final = (SIDECAR_CONTAINER, "sqlite-guard")
 RESERVED_VOLUMES: Final = ("data", "identity", "kube-api")
 RESERVED_PREFIX: Final = "sqlite-"
 RESERVED_PORTS: Final = (20202, 20203, 20204)
@@ -44,7 +45,7 @@ class Container(OpenModel):
     """A container of the program; any field of a Kubernetes container may be set."""
 
     name: Label
-    """Name of the container, unique in the pod. "sqlite-sidecar" is the operator's."""
+    """Name of the container, unique in the pod. "sqlite-sidecar" and "sqlite-guard" are the operator's."""
     ports: Annotated[list[ContainerPort], Field(max_length=64, json_schema_extra=Atomic)] | None = None
     """Ports that the container listens on. Those that have a name are offered by the cluster's Services."""
     volume_mounts: Annotated[list[VolumeMount], Field(max_length=64, json_schema_extra=Atomic)] | None = None
@@ -85,12 +86,12 @@ class PodSpec(OpenModel):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.containers.all(c, c.name != 'sqlite-sidecar') && "
-            "(!has(self.initContainers) || self.initContainers.all(c, c.name != 'sqlite-sidecar'))",
-            message="the container name sqlite-sidecar is the operator's; choose another name",
+            cel="self.containers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])) && "
+            "(!has(self.initContainers) || self.initContainers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])))",
+            message="the container names sqlite-sidecar and sqlite-guard are the operator's; choose another name",
             field="containers",
             check=lambda self, _: all(
-                c.name != SIDECAR_CONTAINER for c in [*self.containers, *(self.init_containers or [])]
+                c.name not in RESERVED_CONTAINERS for c in [*self.containers, *(self.init_containers or [])]
             ),
         ),
         Rule(

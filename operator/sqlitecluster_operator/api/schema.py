@@ -90,13 +90,13 @@ def node_schema(model: type[Model]) -> Schema:
     """The structural schema of one model and everything below it."""
     document = model.model_json_schema(by_alias=True)
     definitions = document.pop("$defs", {})
-    kinds = {kind.__name__: kind for kind in _models(model)}
+    kinds = {kind.__name__: kind for kind in models(model)}
     converted = _convert(document, definitions, kinds, model)
     assert isinstance(converted, dict)
     return converted
 
 
-def _models(model: type[Model]) -> set[type[Model]]:
+def models(model: type[Model]) -> set[type[Model]]:
     """The model and all models below it."""
     found: set[type[Model]] = set()
     todo: list[Any] = [model]

@@ -1,0 +1,59 @@
+"""Every rule of the API in Python: what it accepts, what it refuses, and that the table knows them all."""
+
+from __future__ import annotations
+
+import pytest
+
+from sqlitecluster_operator.api import validate
+from sqlitecluster_operator.api.base import Rule
+from sqlitecluster_operator.api.cluster import SQLiteCluster
+from sqlitecluster_operator.api.schema import models
+from support import cel_cases
+from support.cel_cases import Case
+
+CASES = {case.name: case for case in cel_cases.CASES}
+
+
+def all_rules() -> list[Rule]:
+    return [rule for model in models(SQLiteCluster) for rule in model.RULES]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_object_that_keeps_the_rule_is_accepted(case: Case) -> None:
+    before, accepted, _ = cel_cases.objects(case)
+
+    assert validate(accepted, before) == []
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_object_that_breaks_the_rule_is_refused(case: Case) -> None:
+    before, _, refused = cel_cases.objects(case)
+    problems = validate(refused, before)
+
+    assert case.field in [problem.path for problem in problems]
+    if not case.schema:
+        assert any(case.says in problem.message for problem in problems if problem.path == case.field)
+
+
+def test_the_table_has_every_rule() -> None:
+    said = [case.says for case in cel_cases.CASES if not case.schema]
+    missing = [rule.message for rule in all_rules() if not any(text in rule.message for text in said)]
+
+    assert not missing
+
+
+def test_the_table_has_each_case_once() -> None:
+    assert len(CASES) == len(cel_cases.CASES)
+
+
+def test_what_exists_is_legal_before_an_update() -> None:
+    for case in cel_cases.CASES:
+        before, _, _ = cel_cases.objects(case)
+        assert before is None or validate(before) == [], case.name
+
+
+def test_messages_are_sentences_for_people() -> None:
+    for rule in all_rules():
+        assert 10 < len(rule.message) <= 160, rule.message
+        assert not rule.message.endswith("."), rule.message
+        assert "self" not in rule.message, rule.message
