@@ -49,6 +49,8 @@ from sqlitecluster.replicator.snapshot_send import Pages
 from sqlitecluster.units import check_database_name
 
 if TYPE_CHECKING:
+    import ssl
+
     from sqlitecluster.replicator.dispatch import Committed
     from sqlitecluster.store.database import DatabaseStore
 
@@ -249,8 +251,8 @@ class Api:
         return await asyncio.get_running_loop().run_in_executor(self.executor, call, *args)
 
 
-async def listen(app: web.Application, address: str) -> web.AppRunner | None:
-    """Serve an application; None when the address is empty.
+async def listen(app: web.Application, address: str, tls: ssl.SSLContext | None = None) -> web.AppRunner | None:
+    """Serve an application, in the clear unless there is a TLS context; None when the address is empty.
 
     Raises:
         PreflightError: the address is not legal or taken.
@@ -261,7 +263,8 @@ async def listen(app: web.Application, address: str) -> web.AppRunner | None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host.strip("[]") or None, int(port), reuse_address=True).start()
+        name = host.strip("[]") or None
+        await web.TCPSite(runner, name, int(port), reuse_address=True, ssl_context=tls).start()
     except (OSError, ValueError) as error:
         await runner.cleanup()
         raise PreflightError(f"cannot listen on {address}: {error}") from error

@@ -36,7 +36,7 @@ from sqlitecluster.replicator.http_api import Api, listen
 from sqlitecluster.replicator.info import NodeView, version
 from sqlitecluster.replicator.lag import LagMeter
 from sqlitecluster.replicator.roles import PrimaryRole, ReplicaRole, Role
-from sqlitecluster.replicator.services import Bells, NodeServices, Problem, SupervisorLink
+from sqlitecluster.replicator.services import Bells, NodeServices, PeerIdentity, Problem, SupervisorLink
 from sqlitecluster.replicator.snapshot_send import read_pages
 from sqlitecluster.replicator.stream_server import StreamHub
 from sqlitecluster.replicator.verifying import BackgroundVerifier
@@ -156,6 +156,7 @@ class Replicator:
         loop = asyncio.get_running_loop()
         node.problems.on_change = lambda problem, _new: _soon(loop, self._events.problem, problem)
         self._housekeeper.start()
+        node.identity = await _identity(node)
         await self._listen()
         self._role.on_change = self._events.primary_changed
         self._role.on_sync = self._synced
@@ -178,6 +179,8 @@ class Replicator:
         await self._role.stop()
         for runner in self._runners:
             await runner.cleanup()
+        if self._node.identity is not None:
+            await self._node.identity.stop()
         await asyncio.to_thread(self._housekeeper.stop)
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._node.store.close()
@@ -192,12 +195,14 @@ class Replicator:
 
     async def _listen(self) -> None:
         addresses = self._node.config.listen
-        for app, address in (
-            (self._api.peers(), addresses.peers),
-            (self._api.monitoring(), addresses.metrics),
-            (self._api.local(), addresses.api),
+        identity = self._node.identity
+        tls = identity.server_context() if identity is not None else None
+        for app, address, context in (
+            (self._api.peers(), addresses.peers, tls),
+            (self._api.monitoring(), addresses.metrics, None),
+            (self._api.local(), addresses.api, None),
         ):
-            runner = await listen(app, address)
+            runner = await listen(app, address, context)
             if runner is not None:
                 self._runners.append(runner)
 
@@ -214,6 +219,17 @@ class Replicator:
         while True:
             self._node.state.node[NodeWord.LAG_MS] = self._view.lag_ms()
             await asyncio.sleep(_LAG_S)
+
+
+async def _identity(node: NodeServices) -> PeerIdentity | None:
+    """The node's certificates, begun; what they need is imported only when there are any."""
+    if node.config.identity is None:
+        return None
+    from sqlitecluster.identity.identity import Identity
+
+    made = Identity(node.config, node.problems)
+    await made.start()
+    return made
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: object, problem: Problem) -> None:

@@ -20,15 +20,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlitecluster import failpoints
 from sqlitecluster.units import encode_name
 
 if TYPE_CHECKING:
+    import ssl
+
     from sqlitecluster.config.model import NodeConfig
     from sqlitecluster.ltx import Header
     from sqlitecluster.replication.position import Position
+    from sqlitecluster.replicator.walsession import WalSession
     from sqlitecluster.shared import Bell, State
     from sqlitecluster.store.database import DatabaseStore
     from sqlitecluster.store.node import NodeStore
@@ -173,6 +176,18 @@ def _ignore_transaction(_name: str, _header: Header, _position: Position) -> Non
     """Default listener: nobody."""
 
 
+class PeerIdentity(Protocol):
+    """Certificates of this node, and who others are (``sqlitecluster.identity``)."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def server_context(self) -> ssl.SSLContext: ...
+    def client_context(self) -> ssl.SSLContext: ...
+    def server_name(self, pod: str, host: str) -> str: ...
+    def peer_name(self, transport: Any) -> str | None: ...
+    def ends(self, transport: Any) -> float | None: ...
+
+
 @dataclass(slots=True)
 class NodeServices:
     """Everything one replicator works with."""
@@ -184,6 +199,10 @@ class NodeServices:
     mount_dir: Path
     supervisor: SupervisorLink = field(default_factory=SupervisorLink.none)
     problems: ProblemBook = field(default_factory=ProblemBook)
+    identity: PeerIdentity | None = None
+    """None: peers talk plain HTTP."""
+    held: dict[str, WalSession] = field(default_factory=dict)
+    """Databases of programs whose role locks we hold already while they are still being captured."""
     on_transaction: Callable[[str, Header, Position], None] = _ignore_transaction
     """(name, header, position) after a capture or an apply; any thread."""
     failpoint: Callable[[str], None] = failpoints.hit

@@ -10,6 +10,7 @@ Rules:
     3. Positions are claimed when the apply thread has nothing left to do, so that they
        are what the database really holds.
     4. While the apply thread has too much to do, the socket is not read.
+    5. A stream is made anew before the certificates that it began with end.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sqlitecluster.replication import wire
 from sqlitecluster.replication.lineage import Hello, check_epoch, meet
 from sqlitecluster.replication.position import ZERO
 from sqlitecluster.replication.wire import Claim, Frame, FrameType
+from sqlitecluster.replicator import peers
 from sqlitecluster.replicator.connection import PrimaryConnection
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
@@ -74,6 +76,8 @@ class StreamClient:
         self._connection: PrimaryConnection | None = None
         self._acked: dict[str, int] = {}
         self._hurry = asyncio.Event()
+        self._transport: asyncio.BaseTransport | None = None
+        self._renew_at = peers.NEVER
         self.primary: Hello | None = None
         self.connected = False
         self.on_primary: Callable[[], None] = lambda: None
@@ -102,10 +106,10 @@ class StreamClient:
         """Follow the primary until cancelled."""
         impatient = time.monotonic() + IMPATIENT_S
         while True:
+            self._hurry.clear()
             pause = await self._attempt()
             if not self._counters.connects and time.monotonic() < impatient:
                 pause = min(pause, FIRST_RETRY_S)
-            self._hurry.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause * random.uniform(1.0, 1.3)):
                     await self._hurry.wait()
@@ -132,11 +136,14 @@ class StreamClient:
     async def _follow(self) -> None:
         url = urlsplit(self._node.config.primary_url)
         host, port = url.hostname or "", url.port or 20202
+        identity = self._node.identity
+        tls = peers.dial(identity, self._node.config.primary_name, "", host)
         async with asyncio.timeout(CONNECT_S):
-            _transport, connection = await self._loop.create_connection(
-                lambda: PrimaryConnection("/stream", url.netloc, self._take, self._count, READ_S), host, port
+            transport, connection = await self._loop.create_connection(
+                lambda: PrimaryConnection("/stream", url.netloc, self._take, self._count, READ_S), host, port, **tls
             )
-        self._connection = connection
+        self._connection, self._transport = connection, transport
+        self._renew_at = peers.renew_at(identity, transport)
         acks = asyncio.create_task(self._send_acks(connection))
         try:
             for part in self._claims():
@@ -173,6 +180,7 @@ class StreamClient:
         if frame.type is not FrameType.HELLO:
             raise WireError("type", frame.type.name, "a stream begins with HELLO")
         peer = Hello.from_wire(wire.decode_json(frame))
+        peers.check_name(self._node.identity, self._transport, peer.name)
         adopt = meet(self._hello(), peer)
         state = self._node.state
         self._epochs.note(check_epoch(self._epochs.value, peer))
@@ -209,6 +217,10 @@ class StreamClient:
         while True:
             await asyncio.sleep(ACK_S)
             connection.send(self._acks())
+            if time.time() >= self._renew_at:
+                log.info("connecting anew before a certificate ends")
+                self._renew_at = peers.NEVER
+                self.again()
 
     def _acks(self) -> bytes:
         parts = [wire.encode_heartbeat(time.time_ns() // 1_000_000)]

@@ -8,7 +8,7 @@ Rules:
     2. Nothing is queued: a frame is made when the socket takes it. A replica that does
        not read costs one socket buffer.
     3. A transaction frame is written in the same turn of the loop that learned of it.
-    4. A replica that says nothing for ``SILENCE_S`` is disconnected.
+    4. A replica that says nothing for ``SILENCE_S`` is disconnected, and one whose certificate ended.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sqlitecluster.replication.decide import Reason
 from sqlitecluster.replication.lineage import Hello, meet
 from sqlitecluster.replication.position import ZERO
 from sqlitecluster.replication.wire import Claim, Frame, FrameType, Parser
+from sqlitecluster.replicator import peers
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.dispatch import Committed
 from sqlitecluster.replicator.lane import Lane
@@ -91,6 +92,7 @@ class StreamHub:
         frames = _frames(request, parser)
         try:
             peer, claims = await asyncio.wait_for(_read_claims(frames), CLAIMS_S)
+            peers.check_name(self.node.identity, request.transport, peer.name)
             meet(self.hello(), peer)
         except TimeoutError as error:
             raise StreamError(f"the replica sent no positions within {CLAIMS_S:.0f} s") from error
@@ -126,6 +128,7 @@ class ReplicaStream:
         self._response = response
         self._wake = asyncio.Event()
         self._transport = request.transport
+        self._ends_at = peers.ends_at(hub.node.identity, request.transport)
         self._idle = False
         self._stopping = False
         self._heard = time.monotonic()
@@ -256,6 +259,8 @@ class ReplicaStream:
     def _check(self, now: float) -> None:
         if self._failure is not None:
             raise self._failure
+        if time.time() >= self._ends_at:
+            raise StreamError("a certificate of this connection ended")
         if now - self._heard > SILENCE_S:
             raise StreamError(f"the replica said nothing for {SILENCE_S:.0f} s")
 
