@@ -10,6 +10,7 @@ Rules:
        killed by the kernel when the supervisor ends.
     3. Descriptors reach only the worker they are for. Above all ``/dev/fuse``: whoever
        holds it keeps the mount alive.
+    4. With ``runAs`` it gives every right away before it reads an order, so its forks have none.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Final, NoReturn
 from sqlitecluster.config.codec import config_from_json
 from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.errors import SQLiteClusterError
-from sqlitecluster.supervisor import datagrams, linux, logs
+from sqlitecluster.supervisor import datagrams, linux, logs, privileges
 from sqlitecluster.supervisor.datagrams import Message
 
 log = logging.getLogger("sqlitecluster.template")
@@ -73,14 +74,16 @@ def main(workers: Mapping[str, Work] = WORKERS, modules: Sequence[str] = _MODULE
     if received is None:
         return 0
     hello, (lifeline,) = received
-    linux.die_with_parent(signal.SIGKILL)
-    if os.getppid() != hello["supervisor"]:
-        return 0
+    config = config_from_json(hello["config"])
     os.setsid()  # Ctrl-C in a terminal is the supervisor's business alone
     linux.name_process("sqlc-template")
-    config = config_from_json(hello["config"])
     logs.configure(config)
     _import_all(modules)
+    if config.run_as is not None:  # not earlier: the interpreter's files may be closed to that user
+        privileges.drop(config.run_as.uid, config.run_as.gid)
+    linux.die_with_parent(signal.SIGKILL)  # not earlier: becoming somebody else forgets it
+    if os.getppid() != hello["supervisor"]:
+        return 0
     datagrams.send(sock, {"op": "ready"})
     spawner = Spawner(config=config, workers=workers, sock=sock, lifeline=lifeline, supervisor=hello["supervisor"])
     while (received := datagrams.receive(sock)) is not None:

@@ -155,6 +155,8 @@ class NodeConfig:
     """While programs write, keep idle CPUs polling instead of halting (``/dev/cpu_dma_latency``)."""
     allow_other: bool = True
     """Other users of the machine may use the mount, within file permissions."""
+    stack_mounts: bool = False
+    """For containers: a new mount goes on top of a dead one, where running programs of other containers see it."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
     log_format: str = "text"

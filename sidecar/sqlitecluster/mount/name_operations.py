@@ -80,6 +80,7 @@ class NameOperations(pyfuse3.Operations):
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """UNLINK."""
         path = self._path(parent_inode, name)
+        self._gate.removal(path, ctx)
         privileged = self._gate.change(path, ctx)
         try:
             self._naming.unlink(path, privileged=privileged)
@@ -102,6 +103,9 @@ class NameOperations(pyfuse3.Operations):
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise OSError(errno.EINVAL, "names cannot be exchanged")
         old, new = self._path(parent_inode_old, name_old), self._path(parent_inode_new, name_new)
+        self._gate.removal(old, ctx)
+        if self._tree.lookup(new) is not None:
+            self._gate.removal(new, ctx)
         if isinstance(self._tree.lookup(old), Directory) and not self._tree.has_databases(old):
             privileged = False  # only local files in it
         else:
@@ -130,6 +134,7 @@ class NameOperations(pyfuse3.Operations):
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """RMDIR."""
         path = self._path(parent_inode, name)
+        self._gate.removal(path, ctx)
         node = self._tree.lookup(path)
         if node is None and self._gate.may_be_repeated():
             return

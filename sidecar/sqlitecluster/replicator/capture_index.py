@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from sqlitecluster.replicator import through
 from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, IndexHeader, read_header
 
 _TRIES: Final = 5
@@ -43,7 +44,7 @@ class IndexHead:
     def refresh(self) -> None:
         """Follow the path again when another file stands there."""
         try:
-            inode = os.stat(self._path).st_ino
+            inode = through.stat(self._path).st_ino
         except OSError:
             inode = 0
         if self._fd >= 0 and inode != self._inode:
@@ -57,7 +58,7 @@ class IndexHead:
 
     def _open(self) -> bool:
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = through.open_fd(self._path, os.O_RDONLY)
         except OSError:
             return False
         self._inode = os.fstat(self._fd).st_ino

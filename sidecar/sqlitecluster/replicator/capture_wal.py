@@ -22,7 +22,7 @@ import logging
 import os
 from pathlib import Path
 
-from sqlitecluster.replicator import locks
+from sqlitecluster.replicator import locks, through
 from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import commit_offsets, take_group
 from sqlitecluster.replicator.capture_index import IndexHead
@@ -243,7 +243,7 @@ class WalCapture:
         """Who is connected, by the locks on the database file."""
         if self._lock_fd < 0:
             try:
-                self._lock_fd = os.open(self._db.mounted, os.O_RDONLY | os.O_CLOEXEC)
+                self._lock_fd = through.open_fd(self._db.mounted, os.O_RDONLY)
             except OSError:
                 return Users.NONE
         found = locks.holder(self._lock_fd, locks.SHARED_FIRST, locks.SHARED_SIZE)

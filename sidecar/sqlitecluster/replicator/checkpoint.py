@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sqlitecluster import failpoints
-from sqlitecluster.replicator import locks, walfile
+from sqlitecluster.replicator import locks, through, walfile
 from sqlitecluster.replicator.shm import MARKS, NOT_USED, WalIndex
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
 from sqlitecluster.replicator.walsession import WalSession
@@ -52,7 +52,7 @@ class Backfill:
 
         ``sync`` makes the database durable afterwards (slow: not in the apply thread).
         """
-        fd = os.open(self._session.paths.shm, os.O_RDWR | os.O_CLOEXEC)
+        fd = through.open_fd(self._session.paths.shm, os.O_RDWR)
         try:
             reached = self._run(fd)
         finally:
@@ -128,7 +128,7 @@ def try_restart(session: WalSession, writer: WalWriter, keep_bytes: int) -> bool
     left = mx_frame - session.index.backfilled
     if left > MOST_AT_RESTART or (left and Backfill(session).run(sync=False) < mx_frame):
         return False
-    fd = os.open(session.paths.shm, os.O_RDWR | os.O_CLOEXEC)
+    fd = through.open_fd(session.paths.shm, os.O_RDWR)
     try:
         if not locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0 + 1, MARKS - 1):
             return False

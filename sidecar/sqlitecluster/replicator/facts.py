@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from sqlitecluster.replicator import through
 from sqlitecluster.units import encode_name
 
 _OFD_GETLK: Final = 36
@@ -26,7 +27,7 @@ MAX_LISTED: Final = 100
 def lock_owner(path: Path, offset: int) -> int | None:
     """The process that holds a byte's lock; None when nobody, or a sidecar, does."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = through.open_fd(path, os.O_RDONLY)
     except OSError:
         return None
     try:

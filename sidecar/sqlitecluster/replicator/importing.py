@@ -15,6 +15,7 @@ Called by ``capture.Capture.import_image`` in a thread that may block.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from typing import Final
 
 from sqlitecluster.errors import LockTimeout, StoreError, WaitTimeout
 from sqlitecluster.replication.position import Position
+from sqlitecluster.replicator import through
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import State, Word
 from sqlitecluster.sqlitefmt.dbheader import HEADER_SIZE, DatabaseHeader
@@ -89,7 +91,8 @@ def import_image(node: NodeServices, name: str, path: Path, timeout_s: float = I
     with open(path, "rb") as file:
         DatabaseHeader.parse(file.read(HEADER_SIZE))
     target = node.mount_dir / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    through.make_folders(target.parent)
+    os.close(through.open_fd(target, os.O_RDWR | os.O_CREAT, 0o644))  # made by us it is the programs', not ours
     work = path.with_name(path.name + ".pages")
     command = [sys.executable, "-I", "-c", _SCRIPT, str(path), str(target), str(work), "10"]
     try:

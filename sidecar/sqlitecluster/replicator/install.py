@@ -31,6 +31,7 @@ from sqlitecluster import failpoints
 from sqlitecluster.errors import FormatError, NotADatabase
 from sqlitecluster.ltx import LTXFile, image_checksums
 from sqlitecluster.replication.position import Position
+from sqlitecluster.replicator import through
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE, Page
 from sqlitecluster.replicator.walsession import WalSession
@@ -111,8 +112,7 @@ def state_of(path: Path) -> str:
         NotADatabase: the file holds something else.
     """
     try:
-        with open(path, "rb") as file:
-            head = file.read(16)
+        head = through.read_start(path, 16)
     except FileNotFoundError:
         return "missing"
     if not head:
@@ -124,8 +124,8 @@ def state_of(path: Path) -> str:
 
 def create(image: Image, paths: DbPaths) -> None:
     """Copy the image into a new or empty file, through the mount; programs wait at the gate."""
-    paths.database.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(paths.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    through.make_folders(paths.database.parent)
+    fd = through.open_fd(paths.database, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # Page 1 comes last: without its magic an unfinished copy is no database.
         first_page = b""
@@ -146,10 +146,9 @@ def create(image: Image, paths: DbPaths) -> None:
 def clear_unfinished(paths: DbPaths) -> None:
     """Empty a file that ``create`` did not finish: it has size, but not yet its first page."""
     with contextlib.suppress(FileNotFoundError):
-        with open(paths.database, "rb") as file:
-            head = file.read(16)
+        head = through.read_start(paths.database, 16)
         if head and not any(head):
-            os.truncate(paths.database, 0)
+            through.truncate(paths.database, 0)
 
 
 def differences(image: Image, session: WalSession) -> Iterator[list[Page]]:
@@ -213,7 +212,7 @@ def remove(paths: DbPaths) -> None:
     """Unlink the database's files through the mount; the database itself goes last."""
     for path in (paths.wal, paths.shm, paths.database):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            through.unlink(path)
 
 
 def store_checksums(source: Image | ContentReader, checksums: ChecksumArray, position: Position) -> int:

@@ -28,6 +28,7 @@ from aiohttp import web
 from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.replication.lineage import Hello, make_cluster_id
 from sqlitecluster.replication.retention import RetentionPolicy
+from sqlitecluster.replicator import through
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.dispatch import Committed, Dispatcher
 from sqlitecluster.replicator.epochs import EpochFile
@@ -57,6 +58,8 @@ def open_services(config: NodeConfig, fds: dict[str, int]) -> NodeServices:
         mount=Bell(fds["bell_mount"], state, NodeWord.MOUNT_SLEEPING),
         replicator=Bell(fds["bell_replicator"], state, NodeWord.REPLICATOR_SLEEPING),
     )
+    if "opener" in fds:
+        through.use(through.Opener(fds["opener"], config.mount_dir))
     supervisor = SupervisorLink.from_fd(fds["sup"])
     supervisor.receive_kept()
     store = NodeStore(config.data_dir, config.reserve_bytes)

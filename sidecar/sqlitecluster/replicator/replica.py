@@ -25,7 +25,7 @@ from sqlitecluster import failpoints
 from sqlitecluster.errors import Diverged, LockTimeout, NotADatabase, PositionMismatch, StoreError
 from sqlitecluster.ltx import Header, LTXFile, decode, fold, page_checksums
 from sqlitecluster.replication.position import Position
-from sqlitecluster.replicator import install, locks
+from sqlitecluster.replicator import install, locks, through
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.walfile import Page
@@ -124,7 +124,7 @@ class ReplicaDb:
 
     def _hold_empty(self) -> None:
         if self._empty_fd < 0:
-            fd = os.open(self.paths.database, os.O_RDWR | os.O_CLOEXEC)
+            fd = through.open_fd(self.paths.database, os.O_RDWR)
             self._empty_fd = fd
             deadline = time.monotonic() + LOCK_WAIT_S
             try:
@@ -328,8 +328,7 @@ class ReplicaDb:
         image.discard()
 
     def _page_size(self) -> int:
-        with open(self.paths.database, "rb") as file:
-            size = int.from_bytes(file.read(18)[16:], "big")
+        size = int.from_bytes(through.read_start(self.paths.database, 18)[16:], "big")
         return 65536 if size == 1 else size
 
     def _keep_untracked(self) -> None:
@@ -339,7 +338,11 @@ class ReplicaDb:
             install.clear_unfinished(self.paths)
         if self.store.position.is_zero and install.state_of(database) == "database":
             node = self._node.store
-            lostfound.copy(node.data_dir, node.disk, node.clock.now_ms(), self.name, "not replicated before", database)
+            with os.fdopen(through.open_fd(database, os.O_RDONLY), "rb") as file:
+                reason = "not replicated before"
+                lostfound.copy_open(
+                    node.data_dir, node.disk, node.clock.now_ms(), self.name, reason, database.name, file
+                )
 
     def drop(self, position: Position) -> None:
         """The primary has no such database any more, at this position."""

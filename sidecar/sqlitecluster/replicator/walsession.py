@@ -27,14 +27,13 @@ import contextlib
 import fcntl
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import LockTimeout, NotADatabase, StoreError
-from sqlitecluster.replicator import locks, walfile
+from sqlitecluster.replicator import locks, through, walfile
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.shm import IndexHeader, WalIndex
 
@@ -182,7 +181,7 @@ class WalSession:
         self.db_fd = kept.pop("database", -1)
         self.shm_fd = kept.pop("shm", -1)
         if self.db_fd < 0:
-            self.db_fd = os.open(paths.database, os.O_RDWR | os.O_CLOEXEC)
+            self.db_fd = through.open_fd(paths.database, os.O_RDWR)
         if self.role:
             keep("database", self.db_fd)
             self._wait(self.db_fd, locks.RESERVED, deadline, "RESERVED on the database")
@@ -227,7 +226,7 @@ class WalSession:
         """The dead man's switch: whoever finds nobody else there builds the index."""
         while True:
             # A fresh description also sees a lock that our own, adopted one holds.
-            probe = os.open(self.paths.shm, os.O_RDWR | os.O_CLOEXEC)
+            probe = through.open_fd(self.paths.shm, os.O_RDWR)
             try:
                 found = locks.holder(probe, locks.DMS)
             finally:
@@ -287,7 +286,7 @@ class WalSession:
             return
         sequence = old.sequence + 1 if old is not None else 0
         # Through the mount: the kernel remembers the size, and a program takes an empty file for none.
-        fd = os.open(self.paths.wal, os.O_RDWR | os.O_CLOEXEC)
+        fd = through.open_fd(self.paths.wal, os.O_RDWR)
         try:
             os.pwrite(fd, walfile.WalHeader.make(self.page_size, sequence, header.salt).pack(), 0)
         finally:
@@ -301,7 +300,7 @@ class WalSession:
             (self.paths.backing_wal, self.wal_fd),
         )
         with contextlib.suppress(FileNotFoundError):
-            return all(fd < 0 or os.stat(path).st_ino == os.fstat(fd).st_ino for path, fd in pairs)
+            return all(fd < 0 or through.stat(path).st_ino == os.fstat(fd).st_ino for path, fd in pairs)
         return False
 
 
@@ -348,18 +347,17 @@ def _read_header(fd: int, path: Path) -> tuple[int, int]:
 
 def _has_content(path: Path) -> bool:
     try:
-        return os.stat(path).st_size > 0
+        return through.stat(path).st_size > 0
     except FileNotFoundError:
         return False
 
 
 def _open_beside(path: Path, db_fd: int) -> int:
     """Open or create ``-wal`` or ``-shm`` with the owner and rights of the database."""
-    flags = os.O_RDWR | os.O_CLOEXEC
     with contextlib.suppress(FileNotFoundError):
-        return os.open(path, flags)
+        return through.open_fd(path, os.O_RDWR)
     stat = os.fstat(db_fd)
-    fd = os.open(path, flags | os.O_CREAT, stat.st_mode & 0o777)
+    fd = through.open_fd(path, os.O_RDWR | os.O_CREAT, stat.st_mode & 0o777)
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):  # a mount that shows the database's owner refuses it
             os.fchown(fd, stat.st_uid, stat.st_gid)
@@ -369,12 +367,5 @@ def _open_beside(path: Path, db_fd: int) -> int:
 def _roll_back_hot_journal(paths: DbPaths) -> None:
     """Let SQLite itself finish what a dead writer left, before we take part."""
     journal = paths.database.with_name(paths.database.name + "-journal")
-    if not _has_content(journal):
-        return
-    connection = sqlite3.connect(f"file:{paths.database}?mode=rw", uri=True)
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise LockTimeout(f"a rollback journal could not be played back: {error}") from error
-    finally:
-        connection.close()
+    if _has_content(journal):
+        through.roll_back(paths.database)

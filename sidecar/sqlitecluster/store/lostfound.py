@@ -14,9 +14,12 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.units import encode_name
+
+_COPY_BYTES: Final = 1 << 20
 
 
 def keep(
@@ -43,9 +46,18 @@ def keep(
 
 def copy(data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str, path: Path) -> Path:
     """Keep a copy of a file that itself stays in use."""
+    with open(path, "rb") as file:
+        return copy_open(data_dir, disk, now_ms, name, reason, path.name, file)
+
+
+def copy_open(
+    data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str, file_name: str, source: BinaryIO
+) -> Path:
+    """Keep a copy of a file that is open already."""
     folder = _make_folder(data_dir, disk, now_ms, name, reason)
-    shutil.copyfile(path, folder / path.name)
-    _write_reason(folder, disk, now_ms, name, reason, [path.name])
+    with open(folder / file_name, "wb") as target:
+        shutil.copyfileobj(source, target, _COPY_BYTES)
+    _write_reason(folder, disk, now_ms, name, reason, [file_name])
     return folder
 
 

@@ -52,6 +52,11 @@ class Loop:
         if self._readers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    @staticmethod
+    def now() -> float:
+        """Seconds of the clock that timers go by."""
+        return time.monotonic()
+
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """Call once, ``delay_s`` seconds from now."""
         timer = Timer(self, time.monotonic() + delay_s, callback)

@@ -11,6 +11,10 @@ Rules:
        nothing is mounted gets an error, not an acknowledged write into a folder that
        the next mount hides.
     3. A connection whose INIT was possibly answered is never offered as a new one.
+    4. Stacked (``stackMounts``, for containers): a dead mount stays and the new one goes on
+       top of it. Programs in other containers hold a slave of the dead mount's peer group,
+       so the new one appears in their place too. All of them go at a clean stop. See
+       docs/decisions/0014-mounts-on-top.md.
 """
 
 from __future__ import annotations
@@ -82,22 +86,26 @@ def can_resend(init: bytes) -> bool:
 class MountPoint:
     """One mount point and, while mounted, its connection."""
 
-    def __init__(self, path: str, *, allow_other: bool) -> None:
+    def __init__(self, path: str, *, allow_other: bool, stacked: bool = False) -> None:
         self.path = path
         self.fuse_fd = -1
         self.init = b""
         self.mounted = False
         self._allow_other = allow_other
+        self._stacked = stacked
         self._bare_fd = -1
 
     def attach(self) -> None:
-        """Mount; what a dead predecessor left is removed first.
+        """Mount; what a dead predecessor left is removed first, or covered.
 
         Raises:
-            MountFailedError: with a text for the user; nothing is left mounted.
+            MountFailedError: with a text for the user; nothing that works is left mounted.
         """
-        self._clear_dead()
-        self._guard_bare_folder()
+        if self._stacked:
+            self._find_dead()
+        else:
+            self._clear_dead()
+            self._guard_bare_folder()
         try:
             self.fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
             linux.mount(
@@ -113,13 +121,16 @@ class MountPoint:
         """End the connection: every waiting request fails, open files are dead, the name is free."""
         if self.mounted:
             self._abort_in_sysfs()
-            with contextlib.suppress(OSError):
-                linux.umount(self.path, linux.MNT_FORCE | linux.MNT_DETACH)
+            if not self._stacked:
+                with contextlib.suppress(OSError):
+                    linux.umount(self.path, linux.MNT_FORCE | linux.MNT_DETACH)
         self.close()
 
     def detach(self) -> None:
         """Take the mount out of the folder tree; programs with open files go on until ``close``."""
-        if self.mounted:
+        if self._stacked:
+            clear(self.path)
+        elif self.mounted:
             with contextlib.suppress(OSError):
                 linux.umount(self.path, linux.MNT_DETACH)
 
@@ -148,6 +159,13 @@ class MountPoint:
                 raise MountFailedError(f"{self.path}: something else is mounted there ({mount.kind})")
             linux.umount(self.path, linux.MNT_DETACH)
 
+    def _find_dead(self) -> None:
+        mounts = mounts_at(self.path)
+        if not mounts:
+            os.makedirs(self.path, exist_ok=True)
+        elif mounts[-1].kind != KIND or not is_dead(self.path):
+            raise MountFailedError(f"{self.path}: something else is mounted there ({mounts[-1].kind})")
+
     def _guard_bare_folder(self) -> None:
         if self._bare_fd < 0:
             os.makedirs(self.path, exist_ok=True)
@@ -175,6 +193,13 @@ class MountPoint:
         if name:
             with contextlib.suppress(OSError), open(f"{_CONNECTIONS}/{name}/abort", "w", encoding="ascii") as file:
                 file.write("1")
+
+
+def clear(path: str) -> None:
+    """Take every mount of ours away, alive or dead, from the top."""
+    with contextlib.suppress(OSError):
+        while (mounts := mounts_at(path)) and mounts[-1].kind == KIND:
+            linux.umount(path, linux.MNT_DETACH)
 
 
 def clean_up(path: str) -> None:

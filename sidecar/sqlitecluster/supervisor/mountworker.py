@@ -29,7 +29,9 @@ class MountWorker:
 
     def __init__(self, node: Node, on_remounted: Callable[[], None]) -> None:
         self.child: Child | None = None
-        self.point = MountPoint(node.settings.mount_dir, allow_other=node.settings.allow_other)
+        self.point = MountPoint(
+            node.settings.mount_dir, allow_other=node.settings.allow_other, stacked=node.settings.stack_mounts
+        )
         self._node = node
         self._on_remounted = on_remounted
         self._policy = RestartPolicy()

@@ -31,12 +31,17 @@ class Node:
         self.shared = SharedWords()
         self.template: Template
         self.changed: Callable[[], None] = lambda: None
+        self.opener_fd = -1  # where the replicator asks for files that its user may not open
         self._fds = fds
         self._told: set[str] = set()
 
     def child_fds(self) -> dict[str, int]:
         """The descriptors that every worker gets."""
         return {"state": self.shared.state_fd, **self.shared.bells, "lock": self._fds.lock}
+
+    def replicator_fds(self) -> dict[str, int]:
+        """The descriptors of a replicator."""
+        return {**self.child_fds(), **({"opener": self.opener_fd} if self.opener_fd >= 0 else {})}
 
     def notify(self, word: str) -> None:
         """Tell whoever started us (``sqlitecluster local``) about a milestone, once each."""

@@ -20,7 +20,8 @@ class PidFile:
         if running == self._last:
             return
         temporary = self._path + ".new"
-        with open(temporary, "w", encoding="ascii") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC  # the folder may be a worker's
+        with os.fdopen(os.open(temporary, flags, 0o644), "w", encoding="ascii") as file:
             json.dump(running, file)
         os.replace(temporary, self._path)
         self._last = running

@@ -20,13 +20,14 @@ import os
 import resource
 import signal
 
-from sqlitecluster.supervisor import linux, mountpoint, words
+from sqlitecluster.supervisor import linux, mountpoint, ownership, words
 from sqlitecluster.supervisor.children import Child, RestartPolicy, Template, describe, reap_strangers
 from sqlitecluster.supervisor.lines import Log
 from sqlitecluster.supervisor.loop import Loop
 from sqlitecluster.supervisor.mountpoint import MountFailedError
 from sqlitecluster.supervisor.mountworker import MountWorker
 from sqlitecluster.supervisor.node import Inherited, Node
+from sqlitecluster.supervisor.openerworker import OpenerWorker
 from sqlitecluster.supervisor.pids import PidFile
 from sqlitecluster.supervisor.replicatorworker import ReplicatorWorker
 from sqlitecluster.supervisor.settings import Settings
@@ -64,6 +65,7 @@ class Supervisor:
         self._node.changed = self._write_pids
         self._replicator = ReplicatorWorker(self._node)
         self._mount = MountWorker(self._node, self._replicator.forget_connection)
+        self._opener = OpenerWorker(self._node, *settings.run_as) if settings.run_as else None
 
     def run(self) -> int:
         """Run the node until it is told to stop; returns the exit code."""
@@ -72,6 +74,8 @@ class Supervisor:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         os.makedirs(self._settings.runtime_dir, mode=0o700, exist_ok=True)
+        if self._opener:
+            self._begin_as_other_user(self._opener)
         self._replicator.start_keeper()
         self._node.template.start()
         self._write_pids()
@@ -85,6 +89,15 @@ class Supervisor:
         return self._exit_code
 
     # -- start
+
+    def _begin_as_other_user(self, opener: OpenerWorker) -> None:
+        """Folders belong to who works in them; the opener is forked early, while this process is small."""
+        assert self._settings.run_as is not None
+        for folder in (self._settings.data_dir, self._settings.runtime_dir):
+            if ownership.give(folder, *self._settings.run_as):
+                self._log.say("info", f"gave {folder} to user {self._settings.run_as[0]}")
+        opener.start()
+        self._node.opener_fd = opener.fd
 
     def _new_template(self) -> Template:
         template = Template(
@@ -160,6 +173,7 @@ class Supervisor:
             {
                 "supervisor": os.getpid(),
                 "keeper": self._replicator.keeper_pid,
+                "opener": self._opener.pid if self._opener else 0,
                 "template": template.pid if template else 0,
                 "mount": mount.pid if mount else 0,
                 "replicator": replicator.pid if replicator else 0,
@@ -167,7 +181,7 @@ class Supervisor:
         )
 
     def _reap_strangers(self) -> None:
-        known = {self._replicator.keeper_pid}
+        known = {self._replicator.keeper_pid, self._opener.pid if self._opener else 0}
         for template in (self._node.template, self._next_template):
             if template and template.child:
                 known.add(template.child.pid)
@@ -204,16 +218,20 @@ class Supervisor:
 
         With programs cut off, the bare folder stays immutable: they would go on in it, and the next start
         would have to refuse the folder. The runtime folder stays too: a transaction may be open, and what is
-        there tells the next start about it.
+        there tells the next start about it. A node that failed, and will be started again in its container,
+        leaves its mount to be covered by the next one (``stackMounts``).
         """
         self._node.shared[words.STOPPING] = 1
         self._node.shared.ring()
         clean = self._leave_programs_time()
-        self._mount.detach()
+        if not (self._exit_code and self._settings.stack_mounts):
+            self._mount.detach()
         if not self._mount.is_serving:  # the replicator may wait for an answer that never comes
             self._mount.stop(HURRY_S)
         self._replicator.stop(HURRY_S if self._hurry else STOP_REPLICATOR_S)
         self._replicator.stop_keeper()
+        if self._opener:
+            self._opener.stop()
         self._mount.stop(HURRY_S if self._hurry else STOP_MOUNT_S)
         self._node.template.retire()
         if self._next_template:
@@ -242,7 +260,7 @@ class Supervisor:
         return not using
 
     def _users(self) -> dict[int, str]:
-        own = {os.getpid(), self._replicator.keeper_pid}
+        own = {os.getpid(), self._replicator.keeper_pid, self._opener.pid if self._opener else 0}
         own |= {child.pid for child in (self._mount.child, self._replicator.child) if child}
         with contextlib.suppress(OSError):
             return {p: name for p, name in mountpoint.users(self._settings.mount_dir).items() if p not in own}

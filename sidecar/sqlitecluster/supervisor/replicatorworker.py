@@ -42,7 +42,7 @@ class ReplicatorWorker:
         if self.child or self._ordered or self._retired or not self._begun or not node.template.ready:
             return
         self._ordered = True
-        node.template.spawn({"run": "replicator"}, node.child_fds(), self._on_forked)
+        node.template.spawn({"run": "replicator"}, node.replicator_fds(), self._on_forked)
 
     def replace(self) -> None:
         """Upgrade: end the process cleanly; the next comes from the present template."""

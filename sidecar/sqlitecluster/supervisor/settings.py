@@ -16,5 +16,8 @@ class Settings:
         self.runtime_dir: str = values["runtime_dir"]
         self.resend: bool = values["resend"]
         self.allow_other: bool = values["allow_other"]
+        self.stack_mounts: bool = values["stack_mounts"]
+        run_as = values["run_as"]  # null: workers are who the supervisor is
+        self.run_as: tuple[int, int] | None = (run_as["uid"], run_as["gid"]) if run_as else None
         self.log_level: str = values["log_level"]
         self.log_format: str = values["log_format"]

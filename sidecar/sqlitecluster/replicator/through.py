@@ -1,0 +1,160 @@
+"""Files of the mount by path, for a replicator whose user owns none of them.
+
+Every look-up, open, unlink below the mount point goes through here. First the ordinary
+call is made; when the kernel says "permission denied" the supervisor's opener is asked
+(``runAs``), which may. Without an opener the error stays.
+
+Rules:
+    1. Descriptors are as from ``os.open``: what is done with them needs no further right.
+    2. One request at a time, under a lock, with a deadline: any thread may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from sqlitecluster.errors import LockTimeout
+
+_ANSWER_BYTES: Final = 60_000
+_ANSWER_S: Final = 60.0  # a hot journal may be large; the mount itself answers in milliseconds
+
+
+class Opener:
+    """Our end of the opener's socket."""
+
+    def __init__(self, fd: int, mount_dir: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fd)
+        self._sock.settimeout(_ANSWER_S)
+        self._mount_dir = mount_dir
+        self._lock = threading.Lock()
+        self._number = os.getpid() << 32  # a dead predecessor's answers may still arrive
+
+    def covers(self, path: Path) -> bool:
+        """Whether a path is below the mount point."""
+        return path.is_relative_to(self._mount_dir)
+
+    def ask(self, op: str, path: Path, **more: Any) -> tuple[dict[str, Any], int]:
+        """One request; returns the answer and its descriptor, or -1.
+
+        Raises:
+            OSError: what the kernel told the opener, or ETIMEDOUT.
+        """
+        inside = str(path.relative_to(self._mount_dir))
+        with self._lock:
+            self._number += 1
+            request = {"op": op, "id": self._number, "path": inside, **more}
+            self._sock.send(json.dumps(request).encode())
+            answer, fd = self._receive()
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]), str(path))
+        return answer, fd
+
+    def _receive(self) -> tuple[dict[str, Any], int]:
+        while True:
+            raw, fds, _flags, _address = socket.recv_fds(self._sock, _ANSWER_BYTES, 4)
+            if not raw:
+                raise ConnectionError("the opener is gone")
+            answer: dict[str, Any] = json.loads(raw)
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            if answer["id"] == self._number:
+                return answer, fds[0] if fds else -1
+            for fd in fds:
+                os.close(fd)
+
+
+_opener: Opener | None = None
+
+
+def use(opener: Opener | None) -> None:
+    """Set at start, once per process."""
+    global _opener
+    _opener = opener
+
+
+def _instead(path: Path) -> Opener:
+    """Whom to ask in an ``except PermissionError``; raises it again when there is nobody."""
+    if _opener is None or not _opener.covers(path):
+        raise  # noqa: PLE0704 – only called while an error is handled
+    return _opener
+
+
+def open_fd(path: Path, flags: int, mode: int = 0o644) -> int:
+    """``os.open``, closed on exec."""
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+    except PermissionError:
+        return _instead(path).ask("open", path, flags=flags, mode=mode)[1]
+
+
+def stat(path: Path) -> os.stat_result:
+    """``os.stat``."""
+    try:
+        return os.stat(path)
+    except PermissionError:
+        return os.stat_result(_instead(path).ask("stat", path)[0]["stat"])
+
+
+def unlink(path: Path) -> None:
+    """``os.unlink``."""
+    try:
+        os.unlink(path)
+    except PermissionError:
+        _instead(path).ask("unlink", path)
+
+
+def truncate(path: Path, size: int) -> None:
+    """``os.truncate``."""
+    fd = open_fd(path, os.O_WRONLY)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def read_start(path: Path, size: int) -> bytes:
+    """The first bytes of a file."""
+    fd = open_fd(path, os.O_RDONLY)
+    try:
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder of the mount and those above it, unless they are there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        opener = _instead(folder)
+        above = [path for path in folder.parents if opener.covers(path)][:-1]
+        for path in [*reversed(above), folder]:
+            with contextlib.suppress(FileExistsError):
+                opener.ask("mkdir", path, mode=0o777)
+
+
+def roll_back(database: Path) -> None:
+    """Let SQLite play a hot journal back, as any reader would.
+
+    Raises:
+        LockTimeout: it could not.
+    """
+    if _opener is not None and _opener.covers(database):
+        answer, _ = _opener.ask("roll-back", database)
+        if "failed" in answer:
+            raise LockTimeout(f"a rollback journal could not be played back: {answer['failed']}")
+        return
+    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise LockTimeout(f"a rollback journal could not be played back: {error}") from error
+    finally:
+        connection.close()

@@ -1,0 +1,126 @@
+"""The opener: does by path, below the mount point, what the replicator's user may not.
+
+The kernel checks permissions of the mount as on any file system, and programs' databases
+are theirs: with ``runAs`` the replicator is nobody special. It asks here, only when it was
+refused, for a descriptor (or a stat, an unlink, a folder). The opener is the replicator's
+user with one capability, CAP_DAC_OVERRIDE, and nothing else.
+
+Rules:
+    1. Paths are relative to the mount point, walked folder by folder; a link or ``..`` is refused.
+    2. One request at a time: SQLite runs here when it plays a journal back, and closing any
+       other descriptor of that file would release its locks.
+    3. Its pid is a replicator's to the mount (word OPENER_PID). It holds no ``/dev/fuse``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+from sqlitecluster.supervisor import datagrams, linux, privileges
+from sqlitecluster.supervisor.datagrams import Message
+
+STAT_FIELDS = 10  # what os.stat_result needs
+
+
+def start(sock: socket.socket, mount_dir: str, uid: int, gid: int) -> int:
+    """Fork an opener that serves ``sock``; returns its pid."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_child(parent, sock.fileno(), uid, gid)
+            serve(sock, mount_dir)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def serve(sock: socket.socket, mount_dir: str) -> None:
+    """Answer until the other end is closed by everybody."""
+    while (received := datagrams.receive(sock)) is not None:
+        message, _ = received
+        answer: Message = {"id": message["id"]}
+        fds: list[int] = []
+        try:
+            with contextlib.closing(_Place(mount_dir, str(message["path"]))) as place:
+                _WORK[message["op"]](place, message, answer, fds)
+        except OSError as error:
+            answer["errno"] = error.errno
+        datagrams.send(sock, answer, fds)
+        for fd in fds:
+            os.close(fd)
+
+
+class _Place:
+    """The folder that a name stands in, open, and the name."""
+
+    def __init__(self, mount_dir: str, path: str) -> None:
+        *folders, self.name = path.split("/")
+        if not self.name or any(part in ("", ".", "..") for part in (*folders, self.name)):
+            raise PermissionError(1, "no path below the mount point")
+        self.path = f"{mount_dir}/{path}"
+        self.fd = os.open(mount_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for folder in folders:
+                flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                below = os.open(folder, flags, dir_fd=self.fd)
+                os.close(self.fd)
+                self.fd = below
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _open(place: _Place, message: Message, answer: Message, fds: list[int]) -> None:
+    flags = int(message["flags"]) | os.O_NOFOLLOW | os.O_CLOEXEC
+    fds.append(os.open(place.name, flags, int(message["mode"]), dir_fd=place.fd))
+
+
+def _stat(place: _Place, message: Message, answer: Message, fds: list[int]) -> None:
+    answer["stat"] = list(os.stat(place.name, dir_fd=place.fd, follow_symlinks=False))[:STAT_FIELDS]
+
+
+def _unlink(place: _Place, message: Message, answer: Message, fds: list[int]) -> None:
+    os.unlink(place.name, dir_fd=place.fd)
+
+
+def _mkdir(place: _Place, message: Message, answer: Message, fds: list[int]) -> None:
+    os.mkdir(place.name, int(message["mode"]), dir_fd=place.fd)
+
+
+def _roll_back(place: _Place, message: Message, answer: Message, fds: list[int]) -> None:
+    """Let SQLite play a hot journal back."""
+    import sqlite3  # not earlier: hardly any opener ever needs it
+
+    url = f"file:{_quoted(place.path)}?mode=rw"
+    with contextlib.closing(sqlite3.connect(url, uri=True)) as connection:
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.DatabaseError as error:
+            answer["failed"] = str(error)
+
+
+_WORK = {"open": _open, "stat": _stat, "unlink": _unlink, "mkdir": _mkdir, "roll-back": _roll_back}
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _become_child(parent: int, keep_fd: int, uid: int, gid: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # ends by end of file, after the replicator
+    linux.name_process("sqlc-opener")
+    os.closerange(3, keep_fd)  # above all /dev/fuse and the life-line
+    os.closerange(keep_fd + 1, os.sysconf("SC_OPEN_MAX"))
+    privileges.drop(uid, gid, keep=privileges.CAP_DAC_OVERRIDE)
+    linux.die_with_parent(signal.SIGKILL)  # not earlier: becoming somebody else forgets it
+    if os.getppid() != parent:
+        os._exit(0)
