@@ -87,7 +87,8 @@ class PodSpec(OpenModel):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.containers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])) && "
-            "(!has(self.initContainers) || self.initContainers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])))",
+            "(!has(self.initContainers) || "
+            "self.initContainers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])))",
             message="the container names sqlite-sidecar and sqlite-guard are the operator's; choose another name",
             field="containers",
             check=lambda self, _: all(
