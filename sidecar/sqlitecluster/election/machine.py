@@ -104,6 +104,7 @@ class Elector:
         self.fence = NEVER
         self.transfer: Transfer | None = None
         self.ended = False
+        self._promise = known_epoch
         self._fence_ns = seconds(times.renew_deadline_s) - times.margin_ms * MILLISECOND
         self._retry_ns = seconds(times.retry_period_s)
         self._cluster_id = settings.cluster_id
@@ -162,6 +163,11 @@ class Elector:
                 pass
         self._drive(now)
         return self._out
+
+    def promised(self, epoch: int) -> None:
+        """The newest epoch that this node knows durably: none up to it can begin here. Told before each event."""
+        self._promise = epoch
+        self.seen.note(epoch)
 
     def fence_ms(self, now: Instant) -> int:
         """For how long this node may still acknowledge writes."""
@@ -389,6 +395,9 @@ class Elector:
         self.seen.used()
         self._offer, self._patient_since, self._reclaim = None, None, False
         fence = sent.plus(self._fence_ns)
+        if record.epoch <= self._promise:
+            self._reclaim = self.is_primary
+            return
         if now.passed(fence) or record.epoch <= self.epoch:
             self._must_read = True
             return

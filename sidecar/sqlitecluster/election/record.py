@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Mapping
@@ -196,12 +195,11 @@ class LeaseRecord:
 
     def to_object(self) -> dict[str, Any]:
         """The Kubernetes object to PUT."""
-        value = copy.deepcopy(dict(self.origin)) or {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-        metadata = value.setdefault("metadata", {})
+        value = dict(self.origin) or {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        metadata = value["metadata"] = dict(_mapping(value, "metadata"))
         if self.resource_version:
             metadata["resourceVersion"] = self.resource_version
-        notes = metadata.get("annotations") or {}
-        metadata["annotations"] = notes
+        notes = metadata["annotations"] = dict(_mapping(metadata, "annotations"))
         notes[EPOCH] = str(self.epoch)
         _note(notes, CLUSTER_ID, self.cluster_id)
         _note(notes, ADVERTISE, self.advertise)
@@ -209,8 +207,7 @@ class LeaseRecord:
         _note(notes, RESULT, self.result.to_json() if self.result else "")
         _note(notes, INELIGIBLE, _pods_to_json(self.ineligible))
         _note(notes, RELEASED, str(self.epoch) if self.released else "")
-        spec = value.get("spec") or {}
-        value["spec"] = spec
+        spec = value["spec"] = dict(_mapping(value, "spec"))
         spec["holderIdentity"] = self.holder
         spec["leaseDurationSeconds"] = self.duration_s
         spec["leaseTransitions"] = self.transitions

@@ -1,0 +1,580 @@
+"""Electors in a simulated world: clocks of different speed, a lossy API, pauses, restarts.
+
+One seed is one deterministic run: ``simulate(seed)`` returns what was violated and some
+figures. Real time does not pass, so thousands of seeds take seconds.
+
+Checked in every run:
+    1. Never are two nodes open for writes at the same true instant.
+    2. Epochs of primaries strictly increase.
+    3. A hand-off loses nothing that was acknowledged, and an id is begun once.
+    4. When the faults end, one node is open and stays so.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlitecluster.config.model import LeaseTimes
+from sqlitecluster.election import messages as m
+from sqlitecluster.election.instants import MILLISECOND, NEVER, Instant
+from sqlitecluster.election.machine import Elector, ElectorSettings
+from sqlitecluster.election.record import HANDOFF, HandOff, Holder, LeaseRecord
+
+SECOND = 1_000_000_000
+FAULTS_S = 90.0
+QUIET_S = 50.0
+TICK_S = 0.3
+DAY = 1_780_000_000 * SECOND
+LOOSE = LeaseTimes()
+"""The defaults, with clocks that differ by half."""
+TIGHT = LeaseTimes(duration_s=8, renew_deadline_s=8, margin_ms=0)
+"""No reserve at all, with clocks of equal speed: every moment counted from the wrong end shows."""
+FAULTS = (
+    "pause",
+    "pause",
+    "api-cut",
+    "crash",
+    "reborn",
+    "soft",
+    "partition",
+    "api-cut",
+    "api-freeze",
+    "delete",
+    "set-back",
+    "cleared",
+    "handoff",
+    "demote",
+    "stop",
+    "jump",
+    "lossy",
+)
+
+
+@dataclass
+class Outcome:
+    """One run."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    openings: int = 0
+    hand_offs: int = 0
+    takeovers_s: list[float] = field(default_factory=list)
+    """From the loss of the primary to the next opening, faults of the API aside."""
+    trace: list[str] = field(default_factory=list)
+
+
+class Store:
+    """The API server's one Lease."""
+
+    def __init__(self) -> None:
+        self.version = 100
+        self.duration_s = 12
+        self.serial = 1
+        self.value: dict[str, Any] | None = None
+        self.history: list[tuple[float, dict[str, Any]]] = []
+
+    def create(self, epoch: int, now: float) -> None:
+        meta: dict[str, Any] = {"name": "c", "uid": f"u{self.serial}"}
+        if epoch:
+            meta["annotations"] = {"sqlitecluster.dev/epoch": str(epoch)}
+        self.serial += 1
+        self.write({"metadata": meta, "spec": {"leaseDurationSeconds": self.duration_s}}, now)
+
+    def write(self, value: dict[str, Any], now: float) -> dict[str, Any]:
+        """Values are never changed once they are here."""
+        self.version += 1
+        value = {**value, "metadata": {**value["metadata"], "resourceVersion": str(self.version)}}
+        self.value = value
+        self.history.append((now, value))
+        return value
+
+    def put(self, value: dict[str, Any], now: float) -> dict[str, Any] | None:
+        """None: conflict, or gone."""
+        have = self.value
+        if have is None or have["metadata"]["resourceVersion"] != value["metadata"]["resourceVersion"]:
+            return None
+        if have["metadata"]["uid"] != value["metadata"].get("uid"):
+            return None
+        return self.write(value, now)
+
+    def epoch(self) -> int:
+        return LeaseRecord.from_object(self.value).epoch if self.value else 0
+
+
+class Node:
+    """A pod: its clocks, its data, its elector."""
+
+    def __init__(self, world: World, index: int) -> None:
+        rng = world.rng
+        self.world = world
+        self.name = f"c-{index}"
+        self.birth = 0
+        self.rate = 1.0 if world.times is TIGHT else rng.uniform(0.8, 1.25)
+        self.boot_at = rng.randrange(1, 10_000) * SECOND
+        self.real_at = DAY + rng.randrange(-5, 5) * SECOND
+        self.alive = True
+        self.paused_until = 0.0
+        self.generation = 0
+        self.durable = 0
+        self.data: tuple[int, int] = (0, 0)
+        self.belongs = False
+        self.accepting = False
+        self.draining = False
+        self.fence = NEVER
+        self.follows = ""
+        self.start(0)
+
+    def start(self, known: int) -> None:
+        self.generation += 1
+        settings = ElectorSettings(
+            me=Holder(self.name, f"uid{self.birth}"),
+            times=self.world.times,
+            address=f"{self.name}:20202",
+            switchover_timeout_s=20.0,
+        )
+        self.elector = Elector(settings, known)
+        self.follows = ""
+
+    def now(self) -> Instant:
+        elapsed = int(self.world.time * SECOND * self.rate)
+        return Instant(self.boot_at + elapsed, self.real_at + elapsed)
+
+    @property
+    def is_open(self) -> bool:
+        now = self.now()
+        return self.accepting and not self.draining and self.fence != NEVER and not now.passed(self.fence)
+
+    def state(self) -> m.NodeState:
+        return m.NodeState(
+            pod=self.name,
+            uid=f"uid{self.birth}",
+            epoch=self.durable,
+            cluster_id="LFSC" if self.belongs else "",
+            positions={"db": self.data} if self.data[1] else {},
+            fence_ms=self.elector.fence_ms(self.now()),
+            address=f"{self.name}:20202",
+        )
+
+    def step(self, event: Callable[[Instant], m.Event]) -> None:
+        """Hand an event over, now or when the pause is over; lost when the process is another one by then."""
+        world, generation = self.world, self.generation
+        if not self.alive:
+            return
+        if world.time < self.paused_until:
+            world.at(self.paused_until, lambda: self.step(event) if self.generation == generation else None)
+            return
+        self.elector.promised(self.durable)
+        for action in self.elector.step(event(self.now())):
+            world.act(self, action)
+
+    def later(self, delay: float, event: Callable[[Instant], m.Event]) -> None:
+        generation = self.generation
+        self.world.after(delay, lambda: self.step(event) if self.generation == generation else None)
+
+
+class World:
+    """Everything around the electors."""
+
+    def __init__(self, seed: int, *, trace: bool = False, faults: tuple[str, ...] = FAULTS) -> None:
+        self.rng = random.Random(seed)
+        self.outcome = Outcome(seed)
+        self.faults = faults
+        self.tracing = trace
+        self.time = 0.0
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self.store = Store()
+        self.frozen_until = 0.0
+        self.loss = 0.0
+        self.cut_api: dict[str, float] = {}
+        self.cut_links: dict[tuple[str, str], float] = {}
+        self.newest = 0
+        self.unaware: set[str] = set()
+        self.was_set_back = False
+        self.expected: dict[int, int] = {}
+        self.begun: dict[str, int] = {}
+        self.requests = 0
+        self.operator_epoch = 0
+        self.lost_at: float | None = None
+        self.api_trouble = 0.0
+        self.times = TIGHT if seed % 3 == 2 else LOOSE
+        self.nodes = [Node(self, i) for i in range(self.rng.choice((3, 3, 4, 5)))]
+
+    # -- time ------------------------------------------------------------------------
+
+    def at(self, time: float, call: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (time, self._count, call))
+
+    def after(self, delay: float, call: Callable[[], None]) -> None:
+        self.at(self.time + delay, call)
+
+    def run(self) -> Outcome:
+        self.store.duration_s = int(self.times.duration_s)
+        self.store.create(0, 0.0)
+        for node in self.nodes:
+            self.at(self.rng.uniform(0, 1), lambda n=node: self.tick(n))  # type: ignore[misc]
+        self.at(0.5, self.write_all)
+        self.at(1.0, self.operate)
+        self.at(self.rng.uniform(10, 20), self.fault)
+        end = FAULTS_S + QUIET_S
+        while self._heap and self._heap[0][0] <= end:
+            self.time, _, call = heapq.heappop(self._heap)
+            call()
+        self.check_end()
+        return self.outcome
+
+    def say(self, text: str) -> None:
+        if self.tracing:
+            self.outcome.trace.append(f"{self.time:8.3f} {text}")
+
+    def violation(self, text: str) -> None:
+        self.outcome.violations.append(f"seed {self.outcome.seed} at {self.time:.3f} s: {text}")
+        self.say(f"VIOLATION {text}")
+
+    def tick(self, node: Node) -> None:
+        node.step(m.Tick)
+        self.after(TICK_S * self.rng.uniform(0.9, 1.1), lambda: self.tick(node))
+
+    # -- the API ---------------------------------------------------------------------
+
+    def reaches_api(self, node: Node) -> bool:
+        if self.time < self.frozen_until or self.time < self.cut_api.get(node.name, 0):
+            return False
+        return self.rng.random() >= self.loss
+
+    def request(self, node: Node, value: dict[str, Any] | None) -> None:
+        """GET (None) or PUT, with loss and delay of both ways."""
+        sent, generation = node.now(), node.generation
+        answered = [False]
+
+        def give_up() -> None:
+            if not answered[0]:
+                answered[0] = True
+                node.step(lambda now: m.LeaseFailed("no answer in time", sent, now))
+
+        def answer(event: Callable[[Instant], m.Event]) -> None:
+            if not answered[0] and node.generation == generation:
+                answered[0] = True
+                node.step(event)
+
+        def land() -> None:
+            result = self.serve(value)
+            if value is not None and isinstance(result, LeaseRecord):
+                self.landed(node, result)
+            if not self.reaches_api(node):
+                return
+            if value is None:
+                found = result if isinstance(result, LeaseRecord) else None
+                reply: Callable[[Instant], m.Event] = lambda now: m.LeaseRead(found, sent, now)  # noqa: E731
+            elif isinstance(result, LeaseRecord):
+                reply = lambda now: m.LeasePut(result, sent, now)  # noqa: E731
+            else:
+                reply = m.LeaseConflict
+            self.after(self.delay(), lambda: answer(reply))
+
+        node.later(1.0 / node.rate, lambda now: m.Tick(now))
+        self.after(1.0 / node.rate, lambda: give_up() if node.generation == generation else None)
+        if self.reaches_api(node):
+            slow = self.rng.random() < 0.02 + self.loss
+            self.after(self.rng.uniform(0.5, 30) if slow else self.delay(), land)
+
+    def serve(self, value: dict[str, Any] | None) -> LeaseRecord | None:
+        found = self.store.value if value is None else self.store.put(value, self.time)
+        return LeaseRecord.from_object(found) if found is not None else None
+
+    def landed(self, node: Node, record: LeaseRecord) -> None:
+        self.say(f"landed by {node.name}: {record.holder} epoch {record.epoch}")
+        if record.holder and record.pod != node.name:
+            self.expected[record.epoch] = node.data[1]
+        self.operator_epoch = max(self.operator_epoch, record.epoch) if self.rng.random() < 0.9 else self.operator_epoch
+        if self.rng.random() < 0.7:
+            for other in self.nodes:
+                if other is not node and self.reaches_api(other):
+                    other.later(self.delay(), lambda now, r=record: m.LeaseRead(r, now, now, watched=True))  # type: ignore[misc]
+
+    def delay(self) -> float:
+        return self.rng.uniform(0.001, 0.03) if self.rng.random() < 0.95 else self.rng.uniform(0.03, 0.9)
+
+    # -- actions of electors ---------------------------------------------------------
+
+    def act(self, node: Node, action: m.Action) -> None:
+        if not isinstance(action, m.ReadLease | m.PutLease | m.AskPeers | m.SetFence):
+            self.say(f"{node.name} {action}"[:160])
+        match action:
+            case m.ReadLease():
+                self.request(node, None)
+            case m.PutLease(record):
+                self.request(node, record.to_object())
+            case m.AskPeers(epoch):
+                self.ask(node, epoch)
+            case m.Note(epoch):
+                node.durable = max(node.durable, epoch)
+            case m.SetFence(deadline):
+                node.fence = deadline
+                self.check_alone(node)
+            case m.BecomePrimary(epoch):
+                self.become(node, epoch)
+            case m.Demote():
+                self.demote(node)
+            case m.Follow(pod, _address, epoch):
+                node.follows = pod
+                if epoch < node.durable:
+                    self.tell_newer(node)
+            case m.Drain(pod, limit):
+                self.drain(node, pod, limit)
+            case m.Resume():
+                node.draining = False
+                self.check_alone(node)
+            case m.TellTarget(pod, record, _drained, _started):
+                target = self.find(pod)
+                if self.linked(node, target) and self.rng.random() < 0.8:
+                    target.later(self.delay(), lambda now: m.HandOffReady(record, 5, 9, now))
+            case m.Released():
+                self.say(f"{node.name} released")
+                self.crash(node, self.rng.uniform(0.5, 5), reborn=self.rng.random() < 0.7)
+            case m.Report():
+                pass
+
+    def find(self, pod: str) -> Node:
+        return next(node for node in self.nodes if node.name == pod)
+
+    def linked(self, one: Node, two: Node) -> bool:
+        pair = (min(one.name, two.name), max(one.name, two.name))
+        return one.alive and two.alive and self.time >= self.cut_links.get(pair, 0)
+
+    def ask(self, node: Node, epoch: int) -> None:
+        peers: list[m.NodeState] = []
+        for other in self.nodes:
+            ok = other is not node and self.linked(node, other) and self.time >= other.paused_until
+            if ok and self.rng.random() >= self.loss:
+                other.durable = max(other.durable, epoch)
+                peers.append(other.state())
+        wait = self.delay() if len(peers) == len(self.nodes) - 1 else 1.0
+        known = len(self.nodes) - 1
+        node.later(wait, lambda now: m.PeersAnswered(node.state(), tuple(peers), known, now))
+
+    def become(self, node: Node, epoch: int) -> None:
+        if epoch <= node.durable:
+            node.later(0.01, lambda now: m.NotOpened(epoch, "stale epoch", now))
+            self.violation(f"{node.name} was told to begin epoch {epoch}, it knows {node.durable}")
+            return
+        node.durable = epoch
+        if epoch <= self.newest and node.name not in self.unaware:
+            self.violation(f"{node.name} begins epoch {epoch}, {self.newest} was begun before")
+        self.newest = max(self.newest, epoch)
+        generation = node.generation
+
+        def opened() -> None:
+            if node.generation != generation or not node.alive:
+                return
+            if not (node.elector.is_primary and node.elector.epoch == epoch):
+                return
+            if self.time < node.paused_until:
+                self.at(node.paused_until, opened)
+                return
+            node.accepting, node.belongs = True, True
+            self.opened(node, epoch)
+            node.step(lambda now: m.Opened(epoch, now))
+
+        self.after(self.rng.uniform(0.005, 0.4), opened)
+
+    def opened(self, node: Node, epoch: int) -> None:
+        self.say(f"{node.name} OPEN in epoch {epoch}")
+        self.check_alone(node)
+        self.outcome.openings += 1
+        if epoch in self.expected:
+            self.outcome.hand_offs += 1
+            if node.data[1] < self.expected[epoch]:
+                self.violation(f"hand-off to {node.name} lost {self.expected[epoch] - node.data[1]} transactions")
+        if self.lost_at is not None and node.is_open:
+            if self.api_trouble <= self.lost_at:
+                self.outcome.takeovers_s.append(self.time - self.lost_at)
+            self.lost_at = None
+
+    def demote(self, node: Node) -> None:
+        node.accepting = node.draining = False
+        node.follows = ""
+
+    def drain(self, node: Node, pod: str, limit: float) -> None:
+        request = node.elector.transfer.request.id if node.elector.transfer else ""
+        self.begun[request] = self.begun.get(request, 0) + 1
+        if self.begun[request] > 1 and not self.was_set_back and not request.startswith("stop-"):
+            self.violation(f"hand-off {request} was begun twice")
+        node.draining = True
+        until, generation = self.time + limit, node.generation
+
+        def look() -> None:
+            if node.generation != generation or not node.draining:
+                return
+            target = self.find(pod)
+            if self.linked(node, target) and target.follows == node.name and target.data == node.data:
+                node.step(m.Drained)
+            elif self.time > until:
+                node.step(lambda now: m.NotDrained("the target did not acknowledge", now))
+            else:
+                self.after(0.02, look)
+
+        self.after(0.01, look)
+
+    def tell_newer(self, node: Node) -> None:
+        primary = self.find(node.follows)
+        if self.linked(node, primary) and primary.elector.is_primary and primary.elector.epoch < node.durable:
+            epoch = node.durable
+            primary.step(lambda now: m.NewerEpoch(epoch, now))
+
+    # -- the data --------------------------------------------------------------------
+
+    def write_all(self) -> None:
+        """Open primaries commit; connected replicas follow."""
+        for node in self.nodes:
+            running = node.alive and self.time >= node.paused_until
+            if running and node.is_open:
+                node.data = (node.durable, node.data[1] + 1)
+        for node in self.nodes:
+            if node.follows and node.alive and self.time >= node.paused_until and not node.elector.is_primary:
+                primary = self.find(node.follows)
+                if not self.linked(node, primary) or not primary.accepting:
+                    continue
+                if primary.elector.epoch >= node.durable:
+                    node.data, node.belongs = primary.data, True
+                    node.durable = max(node.durable, primary.elector.epoch)
+                else:
+                    self.tell_newer(node)
+        self.after(0.1, self.write_all)
+
+    # -- the operator ----------------------------------------------------------------
+
+    def operate(self) -> None:
+        """Makes a missing Lease again; with the newest epoch that it happened to see."""
+        if self.store.value is None and self.time >= self.frozen_until:
+            self.store.create(self.operator_epoch, self.time)
+            self.say(f"operator: Lease made again, epoch {self.operator_epoch}")
+        self.after(self.rng.uniform(1, 4), self.operate)
+
+    # -- faults ----------------------------------------------------------------------
+
+    def fault(self) -> None:
+        if self.time > FAULTS_S - 30:
+            return
+        kind = self.rng.choice(self.faults)
+        node = next((n for n in self.nodes if n.elector.is_primary), self.rng.choice(self.nodes))
+        if self.rng.random() < 0.3:
+            node = self.rng.choice(self.nodes)
+        length = self.rng.choice((self.rng.uniform(0.1, 3), self.rng.uniform(3, 25)))
+        self.say(f"FAULT {kind} {node.name} {length:.1f} s")
+        self.strike(kind, node, length)
+        self.after(self.rng.choice((self.rng.uniform(0.05, 2), self.rng.uniform(5, 25))), self.fault)
+
+    def strike(self, kind: str, node: Node, length: float) -> None:
+        until = self.time + length
+        if kind in ("pause", "crash", "reborn") and node.is_open and length > 14:
+            self.lost_at = self.time
+        if kind == "pause" and node.alive:
+            node.paused_until = max(node.paused_until, until)
+        elif kind in ("crash", "reborn") and node.alive:
+            self.crash(node, length, reborn=kind == "reborn")
+        elif kind == "soft" and node.alive:
+            self.soft_restart(node)
+        elif kind == "partition":
+            for other in self.nodes:
+                self.cut_links[min(node.name, other.name), max(node.name, other.name)] = until
+            if self.rng.random() < 0.5:
+                self.cut_api[node.name] = until
+        elif kind == "api-cut":
+            self.cut_api[node.name], self.api_trouble = until, until + 15
+        elif kind == "api-freeze":
+            self.frozen_until = self.api_trouble = until + 15 * (self.rng.random() < 0.3)
+        elif kind == "lossy":
+            self.loss, self.api_trouble = self.rng.uniform(0.05, 0.5), until
+            self.after(length, lambda: setattr(self, "loss", 0.0))
+        elif kind == "jump":
+            node.real_at += self.rng.choice((-3600, -5, 5, 3600)) * SECOND
+        elif kind in ("handoff", "demote"):
+            self.hand_off(kind)
+        elif kind == "stop" and node.alive:
+            node.step(m.Terminate)
+        elif kind in ("delete", "set-back", "cleared") and self.store.value is not None:
+            self.api_trouble = self.time + 30
+            self.tamper(kind)
+
+    def crash(self, node: Node, length: float, *, reborn: bool) -> None:
+        node.alive, node.accepting, node.draining = False, False, False
+        node.generation += 1
+        node.paused_until = 0.0
+
+        def again() -> None:
+            if not node.alive:
+                node.birth += reborn
+                node.alive, node.fence = True, NEVER
+                node.start(node.durable)
+
+        self.after(length, again)
+
+    def soft_restart(self, node: Node) -> None:
+        """A new replicator beside a living mount: the fence of the old one holds on for a moment."""
+        node.start(node.durable)
+        generation = node.generation
+        node.draining = False
+
+        def no_role() -> None:
+            if node.generation == generation and not node.elector.is_primary:
+                node.accepting = False
+
+        self.after(self.rng.uniform(0, 0.2), no_role)
+
+    def hand_off(self, kind: str) -> None:
+        if self.store.value is None:
+            return
+        self.requests += 1
+        to = self.rng.choice(["*", *(n.name for n in self.nodes)])
+        value = copy.deepcopy(self.store.value)
+        notes = value["metadata"].setdefault("annotations", {})
+        notes[HANDOFF] = HandOff(f"h{self.requests}", to, kind).to_json()
+        self.store.write(value, self.time)
+
+    def tamper(self, kind: str) -> None:
+        if kind == "delete":
+            self.store.value = None
+            return
+        value = copy.deepcopy(self.store.value)
+        if kind == "cleared":
+            value["spec"]["holderIdentity"] = ""
+        else:
+            old = [v for t, v in self.store.history if t < self.time - 20]
+            if not old:
+                return
+            value = copy.deepcopy(self.rng.choice(old))
+            self.was_set_back = True
+        self.store.write(value, self.time)
+        self.say(f"{kind}: {LeaseRecord.from_object(value).holder} epoch {self.store.epoch()}")
+        self.unaware |= {n.name for n in self.nodes if n.durable < self.newest or not n.alive}
+
+    # -- checks ----------------------------------------------------------------------
+
+    def check_alone(self, node: Node) -> None:
+        if not node.is_open:
+            return
+        for other in self.nodes:
+            if other is not node and other.is_open:
+                left = other.now().until(other.fence) // MILLISECOND
+                self.violation(f"{node.name} is open while {other.name} is, for {left} ms more")
+
+    def check_end(self) -> None:
+        opened = [node.name for node in self.nodes if node.is_open]
+        if len(opened) != 1:
+            self.violation(f"open at the end: {opened or 'nobody'}")
+            return
+        for node in self.nodes:
+            if node.alive and node.name != opened[0] and node.follows != opened[0]:
+                self.violation(f"{node.name} follows {node.follows or 'nobody'} at the end, not {opened[0]}")
+
+
+def simulate(seed: int, *, trace: bool = False, faults: tuple[str, ...] = FAULTS) -> Outcome:
+    """One run."""
+    return World(seed, trace=trace, faults=faults).run()
