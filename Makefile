@@ -10,14 +10,14 @@ MINUTES ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-export PYTHONPATH := $(CURDIR)/sidecar:$(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)
+export PYTHONPATH := $(CURDIR)/sidecar:$(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)/tools:$(CURDIR)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test check bench soak lint format type contracts lock clean
+.PHONY: help install cluster cluster-down demo test check bench soak lint format type contracts lock clean
 
 help:  ## List the targets
 	@printf 'usage: make TARGET\n\n'
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(STAMP)  ## Make .venv with everything (Debian packages too, when missing)
 
@@ -27,6 +27,13 @@ $(STAMP): pyproject.toml requirements/dev.txt tools/install
 
 demo: $(STAMP)  ## Two nodes, a real program, a live table of position and lag
 	@$(BIN)/python -m demo
+
+cluster: $(STAMP)  ## A real three-node Kubernetes on this machine: .cluster/kubeconfig, .cluster/bin/kubectl
+	@tools/install-cluster
+	@$(BIN)/python -m localcluster up
+
+cluster-down: $(STAMP)  ## End it: nothing stays but the nodes' image stores
+	@$(BIN)/python -m localcluster down
 
 test: $(STAMP)  ## All tests: units, then every lane with its budget
 	@$(BIN)/python -m runner

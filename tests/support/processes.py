@@ -29,7 +29,7 @@ def root() -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of programs under test: ours, with the packages of this checkout."""
-    paths = [str(root() / part) for part in ("sidecar", "operator", "tests")]
+    paths = [str(root() / part) for part in ("sidecar", "operator", "tests", "tools")]
     old = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, old] if old else paths), **more}
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
-PACKAGES = ("sidecar", "operator", "tests", "demo")
+PACKAGES = ("sidecar", "operator", "tests", "tools", "demo")
 
 
 def modules() -> Iterator[Path]:
