@@ -1,0 +1,1 @@
+"""What has to be done for a cluster: pure decisions over observed values. No I/O, no clock, no kopf."""

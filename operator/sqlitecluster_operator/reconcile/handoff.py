@@ -1,0 +1,209 @@
+"""Hand-off and demote: from the request to its record. Pure.
+
+A request comes from annotations of the SQLiteCluster, or from the operator itself (rolling
+update, scale down, cordoned node). It is written to the Lease, where the primary's sidecar
+reads it, does it and answers. One at a time; the record is ``status.handoff``. Rules:
+    1. An id is done once. Without ``handoff-id`` the id is the request itself, so an annotation
+       that stays is not done again; another value, or the same with an id, is a new request.
+    2. What a primary did not answer in time has failed, and is taken back from the Lease.
+    3. The record survives everything: it is in the status, not in the operator's memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile.actions import AnnotateLease
+from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft
+from sqlitecluster_operator.reconcile.observed import moment_of
+
+FINISHED: Final = ("Completed", "Failed")
+HISTORY_MAX: Final = 5
+ANSWER_EXTRA_S: Final = 15.0
+"""How much longer than the switchover may take an answer is waited for."""
+RETRY_S: Final = 15.0
+"""Before the operator repeats a hand-off of its own that failed."""
+POLL_S: Final = 1.0
+_ID_MAX: Final = 253
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Somebody wants another primary."""
+
+    id: str
+    kind: str
+    to: str
+    requested_by: str
+    explicit: bool = True
+    """Has an id of its own, which is then compared with the whole history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handoffs:
+    """The record after this look."""
+
+    record: Record | None
+    history: tuple[Record, ...]
+
+    @property
+    def active(self) -> bool:
+        """Whether a hand-off is under way."""
+        return self.record is not None and self.record.get("phase") not in FINISHED
+
+
+def advance(draft: Draft, own: Request | None) -> Handoffs:
+    """Follow the hand-off that is under way, or begin the one that is wanted."""
+    case = draft.case
+    record = case.status.get("handoff") or None
+    history = tuple(case.status.get("history") or ())
+    handoffs = Handoffs(record, history)
+    if handoffs.active:
+        handoffs = _follow(draft, handoffs)
+    if not handoffs.active:
+        wanted = requested(case, handoffs) or _not_too_soon(case, handoffs, own)
+        if wanted is not None:
+            handoffs = _begin(draft, wanted, handoffs)
+    if handoffs.active:
+        draft.soon(POLL_S)
+    return handoffs
+
+
+def requested(case: Case, handoffs: Handoffs) -> Request | None:
+    """The user's request, unless it was dealt with."""
+    request = _from_annotations(case)
+    if request is None:
+        return None
+    done = [handoffs.record] if handoffs.record else []
+    if request.explicit:
+        done += list(handoffs.history)
+    return None if any(one.get("id") == request.id for one in done) else request
+
+
+def _from_annotations(case: Case) -> Request | None:
+    notes = case.annotations
+    given = notes.get(names.ANNOTATION_HANDOFF_ID)
+    for kind, annotation in (("handoff", names.ANNOTATION_HANDOFF_TO), ("demote", names.ANNOTATION_DEMOTE)):
+        value = notes.get(annotation)
+        if value:
+            id_ = (given or f"{kind}:{value}")[:_ID_MAX]
+            return Request(id_, kind, value[:_ID_MAX], _manager(case, annotation), explicit=bool(given))
+    return None
+
+
+def _not_too_soon(case: Case, handoffs: Handoffs, own: Request | None) -> Request | None:
+    last = handoffs.record
+    if own is None or last is None or last.get("phase") != "Failed":
+        return own
+    ended = moment_of(last.get("completedAt"))
+    return None if ended is not None and (case.now - ended).total_seconds() < RETRY_S else own
+
+
+def _begin(draft: Draft, request: Request, handoffs: Handoffs) -> Handoffs:
+    case = draft.case
+    primary = case.primary
+    record: dict[str, Any] = {
+        "id": request.id,
+        "kind": request.kind,
+        "to": request.to,
+        "requestedBy": request.requested_by,
+        "requestedAt": case.stamp(),
+        "phase": "Requested",
+    }
+    if primary is not None:
+        record["from"] = primary.name
+    refused = _refusal(case, request)
+    if refused is not None:
+        phase, message = refused
+        record |= {"phase": phase, "message": message, "completedAt": case.stamp()}
+        draft.note(f"Handoff{phase}", f"{request.kind} to {request.to}: {message}", warning=phase == "Failed")
+        return Handoffs(record, _remember(record, handoffs.history))
+    draft.note("HandoffRequested", f"{request.kind} to {request.to}, asked for by {request.requested_by}")
+    draft.actions.append(AnnotateLease({names.ANNOTATION_HANDOFF: _for_lease(record)}))
+    return Handoffs(record, handoffs.history)
+
+
+def _refusal(case: Case, request: Request) -> tuple[str, str] | None:
+    """How a request ends that no sidecar has to see; None when it has to be done."""
+    primary = case.primary
+    pod = case.around.pod(request.to)
+    if request.kind == "demote":
+        if primary is not None and request.to not in (EVERYBODY, primary.name):
+            return "Completed", f"{request.to} is not the primary"
+        return None
+    if request.to != EVERYBODY and pod is None:
+        return "Failed", f"there is no pod {request.to}"
+    if primary is not None and request.to == primary.name:
+        return "Completed", f"{request.to} is the primary already"
+    if len(case.around.pods) < 2:
+        return "Failed", "there is no other instance"
+    return None
+
+
+def _follow(draft: Draft, handoffs: Handoffs) -> Handoffs:
+    case, record = draft.case, dict(handoffs.record or {})
+    lease = case.around.lease
+    answer = lease.result if lease is not None else None
+    if answer is not None and answer.get("id") == record["id"]:
+        copied = ("from", "to", "phase", "startedAt", "completedAt", "durationMillis", "writeGapMillis", "message")
+        record |= {name: answer[name] for name in copied if answer.get(name) is not None}
+    elif _silently_done(case, record):
+        record |= {"phase": "Completed", "completedAt": case.stamp(), "message": "seen by the Lease's holder"}
+    elif _age(case, record) > _limit(case):
+        record |= {"phase": "Failed", "completedAt": case.stamp(), "message": "no primary answered in time"}
+        draft.actions.append(AnnotateLease({names.ANNOTATION_HANDOFF: None}))
+    elif lease is not None and (lease.handoff or {}).get("id") != record["id"]:
+        draft.actions.append(AnnotateLease({names.ANNOTATION_HANDOFF: _for_lease(record)}))
+    if record["phase"] not in FINISHED:
+        return Handoffs(record, handoffs.history)
+    record.setdefault("completedAt", case.stamp())
+    _tell_end(draft, record)
+    return Handoffs(record, _remember(record, handoffs.history))
+
+
+def _silently_done(case: Case, record: Record) -> bool:
+    """Whether the target is the primary although nobody reported: the old one died after the swap."""
+    primary = case.primary
+    grown = _age(case, record) > 2 * POLL_S
+    return grown and primary is not None and primary.name == record["to"] and record.get("from") != primary.name
+
+
+def _tell_end(draft: Draft, record: Record) -> None:
+    if record["phase"] == "Completed":
+        gap = record.get("writeGapMillis")
+        measured = f", writes paused for {gap} ms" if gap is not None else ""
+        draft.note("HandoffCompleted", f"{record.get('from') or 'nobody'} to {record['to']}{measured}")
+    else:
+        draft.note("HandoffFailed", f"to {record['to']}: {record.get('message') or 'no reason given'}", warning=True)
+
+
+def _age(case: Case, record: Record) -> float:
+    asked = moment_of(record.get("requestedAt"))
+    return (case.now - asked).total_seconds() if asked else float("inf")
+
+
+def _limit(case: Case) -> float:
+    return (case.intent.switchover_timeout_s if case.intent else 60.0) + ANSWER_EXTRA_S
+
+
+def _remember(record: Record, history: tuple[Record, ...]) -> tuple[Record, ...]:
+    return (record, *(one for one in history if one.get("id") != record["id"]))[:HISTORY_MAX]
+
+
+def _for_lease(record: Record) -> str:
+    return json.dumps({name: record[name] for name in ("id", "kind", "to", "requestedBy", "requestedAt")})
+
+
+def _manager(case: Case, annotation: str) -> str:
+    """Who wrote the annotation, as far as the API server knows."""
+    for entry in case.cluster["metadata"].get("managedFields") or ():
+        fields = ((entry.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations") or {}
+        if f"f:{annotation}" in fields:
+            return str(entry.get("manager") or "user")
+    return "user"

@@ -1,0 +1,185 @@
+"""Which pods are labelled, moved away from and replaced: role labels, scaling, updates, cordons. Pure.
+
+Every function looks at one matter and adds to the draft, or returns the hand-off that has to
+come first. ``plan`` calls them in the order of their weight and lets at most one pod be
+deleted per look, so that a second decision always sees the effect of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile.actions import DeletePod, LabelPod
+from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft, Intent
+from sqlitecluster_operator.reconcile.handoff import Request
+from sqlitecluster_operator.reconcile.observed import PodView
+
+ROLE_PATIENCE_S: Final = 5.0
+"""How long sidecars have to set the labels themselves."""
+REPLACE_PATIENCE_S: Final = 3.0
+"""How long something must last before a pod is replaced for it: the Lease's and the pods' events come apart."""
+OPERATOR: Final = names.FIELD_MANAGER
+
+
+def label(draft: Draft) -> None:
+    """The fallback for labels that sidecars did not set: after a kill, or with an old sidecar."""
+    case = draft.case
+    primary = case.primary
+    for pod in case.around.pods:
+        if pod.deleting:
+            continue
+        if not pod.labelled:
+            draft.actions.append(LabelPod(pod.name, pod.uid, pod.role))
+        if primary is None:
+            continue
+        wanted = names.ROLE_PRIMARY if pod.uid == primary.uid else names.ROLE_REPLICA
+        wrong = pod.role != wanted and (wanted == names.ROLE_PRIMARY or pod.role == names.ROLE_PRIMARY)
+        if wrong and draft.lasted(f"role of {pod.uid}", ROLE_PATIENCE_S):
+            draft.actions.append(LabelPod(pod.name, pod.uid, wanted))
+
+
+def replicas(draft: Draft, intent: Intent) -> tuple[int, Request | None]:
+    """How many pods there should be now, and the hand-off that is needed before there may be fewer."""
+    case = draft.case
+    existing = case.around.stateful_set
+    current = existing.replicas if existing is not None else 0
+    if intent.hibernate:
+        return (0, None) if current == 0 or _may_sleep(draft, intent) else (current, None)
+    wanted = intent.instances
+    primary = case.primary
+    if wanted >= current or primary is None or primary.ordinal < wanted:
+        return wanted, None
+    target = _best(case, lambda pod: pod.ordinal < wanted)
+    if target is None:
+        draft.note("ScaleDownWaits", f"{primary.name} is the primary and no instance that stays can take over yet")
+        draft.soon(2.0)
+        return current, None
+    return current, _own(case, "scale-down", target)
+
+
+def _may_sleep(draft: Draft, intent: Intent) -> bool:
+    """Whether all replicas have everything, or were waited for long enough."""
+    case = draft.case
+    waited = draft.lasted("hibernation", intent.switchover_timeout_s)
+    behind = [pod.name for pod in case.around.pods if not case.healthy(pod)]
+    if behind and not waited:
+        draft.soon(1.0)
+        return False
+    if behind:
+        text = f"{', '.join(behind)} may be behind: they are sent what they lack when the cluster wakes up"
+        draft.note("HibernationIncomplete", text, warning=True)
+    return True
+
+
+def leave(draft: Draft) -> Request | None:
+    """The hand-off that is due because the primary's node is cordoned or its pod is being deleted."""
+    case = draft.case
+    primary = case.primary
+    if primary is None:
+        return None
+    node = case.around.nodes.get(primary.node)
+    if primary.deleting:
+        reason = "pod-deleted"
+    elif node is not None and node.unschedulable:
+        reason = "node-cordoned"
+    else:
+        return None
+    target = _best(case, lambda pod: pod.uid != primary.uid and _schedulable(case, pod))
+    return _own(case, reason, target) if target is not None else None
+
+
+def replace_broken(draft: Draft, intent: Intent) -> bool:
+    """Pods that cannot go on as they are: their programs lost the mount, or write where they must not."""
+    case = draft.case
+    primary = case.primary
+    for pod in case.around.pods:
+        if pod.deleting or pod.programs_since is None:
+            continue
+        since = pod.sidecar_since
+        if since is not None and pod.sidecar_restarts and since > pod.programs_since:
+            why, reason = "its sidecar was started anew, so its programs do not see the mount", "MountReplaced"
+        elif intent.run_on_primary and primary is not None and pod.uid != primary.uid and pod.role != "primary":
+            why, reason = "it is not the primary any more, and the program runs on the primary only", "Demoted"
+        else:
+            continue
+        if draft.lasted(f"{reason} of {pod.uid}", REPLACE_PATIENCE_S):
+            draft.actions.append(DeletePod(pod.name, pod.uid))
+            draft.note(f"Replacing{reason}", f"{pod.name} is replaced: {why}")
+            return True
+    return False
+
+
+def outdated(case: Case, intent: Intent) -> list[PodView]:
+    """The pods that are not as the spec says."""
+    return [pod for pod in case.around.pods if pod.template_hash != intent.template_hash]
+
+
+def update(draft: Draft, intent: Intent) -> Request | None:
+    """The next step of a rolling update: at most one pod deleted, or the hand-off before the last."""
+    case = draft.case
+    old = outdated(case, intent)
+    existing = case.around.stateful_set
+    if not old or intent.update != "ReplicasFirstPrimaryLast" or existing is None:
+        return None
+    if existing.template_hash != intent.template_hash or not existing.settled:
+        draft.soon(1.0)
+        return None
+    if all(pod.user_hash == intent.user_hash for pod in old):  # only the operator's part differs
+        if not case.slot_free:
+            draft.soon(5.0)
+            return None
+        draft.rolls = True
+    draft.soon(2.0)
+    if any(pod.deleting for pod in case.around.pods):
+        return None
+    primary = case.primary
+    followers = [pod for pod in old if primary is None or pod.uid != primary.uid]
+    broken = [pod for pod in followers if not case.healthy(pod)]
+    if broken:
+        return _replace(draft, broken[-1], "it is out of date and does not serve")
+    everybody = len(case.around.pods) >= existing.replicas and all(case.healthy(pod) for pod in case.around.pods)
+    if primary is None or not everybody:
+        if primary is not None and len(case.around.pods) == 1 and existing.replicas == 1:
+            return _replace(draft, old[0], "it is out of date and does not serve")
+        return None
+    if followers:
+        return _replace(draft, followers[-1], "it is out of date")
+    return _update_primary(draft, intent, primary)
+
+
+def _update_primary(draft: Draft, intent: Intent, primary: PodView) -> Request | None:
+    case = draft.case
+    if len(case.around.pods) == 1 or intent.primary_update == "Restart":
+        return _replace(draft, primary, "it is the primary and the last one that is out of date")
+    if intent.primary_update == "Supervised":
+        return None
+    target = _best(case, lambda pod: pod.uid != primary.uid and pod.template_hash == intent.template_hash)
+    return _own(case, "update", target) if target is not None else None
+
+
+def _replace(draft: Draft, pod: PodView, why: str) -> Request | None:
+    """Delete the pod; nothing has to be handed off first."""
+    draft.actions.append(DeletePod(pod.name, pod.uid))
+    draft.note("ReplacingPod", f"{pod.name} is replaced: {why}")
+    return None
+
+
+def _best(case: Case, fits: Callable[[PodView], bool]) -> PodView | None:
+    """A healthy instance that fits and may lead: the lowest ordinal."""
+    none: frozenset[str] = frozenset()
+    barred = case.intent.fenced | case.intent.barred if case.intent else none
+    usable = (pod for pod in case.around.pods if case.healthy(pod) and not barred & {pod.name, EVERYBODY})
+    return next((pod for pod in usable if fits(pod)), None)
+
+
+def _schedulable(case: Case, pod: PodView) -> bool:
+    node = case.around.nodes.get(pod.node)
+    return node is None or not node.unschedulable
+
+
+def _own(case: Case, reason: str, target: PodView) -> Request:
+    """A hand-off of the operator itself; each attempt has an id of its own."""
+    id_ = f"{reason}-{case.around.lease.epoch if case.around.lease else 0}-{int(case.now.timestamp())}"
+    return Request(id_, "handoff", target.name, f"{OPERATOR} ({reason})")

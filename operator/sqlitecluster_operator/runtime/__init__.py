@@ -1,0 +1,1 @@
+"""What touches the world: the API of Kubernetes, time, threads, processes. Thin; decisions are in ``reconcile``."""

@@ -1,0 +1,94 @@
+"""Health and metrics of the operator over HTTP.
+
+``/healthz`` fails when the operator is deaf: an object was changed in the API, and its event
+did not arrive. The leader finds that out by comparing a list with what the watches brought;
+who does not lead has no watches. Readiness does not depend on leadership, or a rolling update
+of two operators would never end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from aiohttp import web
+
+DEAF_AFTER_S: Final = 90.0
+
+
+class Liveness:
+    """Whether events arrive. Pure; times come in."""
+
+    def __init__(self, started: float) -> None:
+        self._heard = started
+        self._started = started
+
+    def heard(self, now: float) -> None:
+        """A list agreed with what the watches brought."""
+        self._heard = now
+
+    def silent_s(self, now: float) -> float:
+        """Since when nothing proves that events arrive."""
+        return now - self._heard
+
+    def alive(self, now: float, *, leads: bool) -> bool:
+        """Whether this process is worth keeping."""
+        return not leads or self.silent_s(now) < DEAF_AFTER_S
+
+
+def render(values: Mapping[str, tuple[str, Mapping[str, float] | float]]) -> str:
+    """Metrics as Prometheus reads them: name -> (type, value or value by label text)."""
+    lines: list[str] = []
+    for name, (kind, value) in values.items():
+        lines.append(f"# TYPE {name} {kind}")
+        rows = value if isinstance(value, Mapping) else {"": value}
+        lines += [f"{name}{labels} {number:g}" for labels, number in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+class HealthServer:
+    """Serves ``/healthz``, ``/readyz`` and ``/metrics``."""
+
+    def __init__(self, alive: Callable[[], bool], metrics: Callable[[], str]) -> None:
+        self._alive = alive
+        self._metrics = metrics
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self, *addresses: str) -> None:
+        """Listen on each ``[host]:port``; empty ones are left out."""
+        for address in {one for one in addresses if one}:
+            app = web.Application()
+            app.add_routes(
+                [
+                    web.get("/healthz", self._healthz),
+                    web.get("/readyz", self._readyz),
+                    web.get("/metrics", self._serve_metrics),
+                ]
+            )
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            host, port = split_address(address)
+            await web.TCPSite(runner, host, port).start()
+            self._runners.append(runner)
+
+    async def stop(self) -> None:
+        """Close the listeners."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        if self._alive():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="no event came from the API although objects changed\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _serve_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self._metrics(), content_type="text/plain")
+
+
+def split_address(address: str) -> tuple[str | None, int]:
+    """Host (None: all) and port of ``[host]:port``."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]") or None, int(port)

@@ -1,0 +1,78 @@
+"""Asks sidecars at ``/info`` about role and lag, for the status only: never a condition of anything.
+
+A sidecar that does not answer, or an operator that cannot reach pods, costs one short wait now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile.observed import PodView, Probe, Surroundings
+from sqlitecluster_operator.runtime.store import Key
+
+EVERY_S: Final = 10.0
+SILENT_EVERY_S: Final = 300.0
+"""After no pod of a cluster answered."""
+TIMEOUT_S: Final = 0.5
+BODY_MAX: Final = 1 << 20
+
+
+class InfoProbes:
+    """Throttled: a cluster is asked at most every ten seconds."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._next: dict[Key, float] = {}
+        self._known: dict[Key, Mapping[str, Probe]] = {}
+
+    async def ask(self, key: Key, around: Surroundings) -> Mapping[str, Probe]:
+        """What is known, asked anew when that is due."""
+        pods = [pod for pod in around.pods if pod.ip and pod.sidecar_running]
+        now = time.monotonic()
+        if not pods or now < self._next.get(key, 0.0):
+            return self._known.get(key, {})
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+        answers = await asyncio.gather(*(self._ask(pod) for pod in pods))
+        found = {pod.name: answer for pod, answer in zip(pods, answers, strict=True) if answer is not None}
+        self._next[key] = now + (EVERY_S if found else SILENT_EVERY_S)
+        self._known[key] = found
+        return found
+
+    async def close(self) -> None:
+        """Close connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, pod: PodView) -> Probe | None:
+        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+        assert self._session is not None
+        try:
+            async with self._session.get(f"http://{host}:{names.PORT_METRICS}/info") as answer:
+                if answer.status != 200 or (answer.content_length or 0) > BODY_MAX:
+                    return None
+                return read(await answer.json(content_type=None))
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
+            return None
+
+
+def read(info: Any) -> Probe | None:
+    """The answer of ``/info``; what it does not say stays unknown."""
+    if not isinstance(info, dict):
+        return None
+    lag, connected, versions = info.get("lagMs"), info.get("connected"), info.get("versions")
+    problems = [str(one.get("message")) for one in info.get("problems") or () if isinstance(one, dict)]
+    return Probe(
+        role=str(info.get("role") or ""),
+        epoch=info["epoch"] if isinstance(info.get("epoch"), int) else None,
+        connected=connected if isinstance(connected, bool) else None,
+        lag_s=lag / 1000 if isinstance(lag, int | float) else None,
+        version=str(versions.get("sqlitecluster") or "")[:128] if isinstance(versions, dict) else "",
+        problem="; ".join(problems)[:1000],
+    )
