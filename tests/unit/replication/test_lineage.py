@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from sqlitecluster.errors import ClusterMismatch, FormatError, StreamError, WireError
-from sqlitecluster.replication.lineage import Hello, check_cluster_id, check_epoch, make_cluster_id, meet
+from sqlitecluster.replication.lineage import Hello, check_cluster_id, check_epoch, make_cluster_id, meet, negotiate
 
 OWN = Hello("LFSC0123456789ABCDEF", 1, "n1", 3)
 PEER = Hello("LFSC0123456789ABCDEF", 2, "n2", 3)
@@ -56,5 +57,84 @@ def test_an_older_epoch_is_refused() -> None:
     [{"protocol": 99}, {"nodeID": "x"}, {"clusterID": "other"}, {"epoch": "1"}, {"name": 5}, {"name": "n" * 300}],
 )
 def test_a_hello_of_the_wrong_shape_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(WireError):
+        Hello.from_wire({**OWN.to_wire(), **change})
+
+
+# -- versions --------------------------------------------------------------------------
+
+FIRST_VERSION = {
+    "protocol": 1,
+    "clusterID": "LFSC0123456789ABCDEF",
+    "nodeID": "0000000000000002",
+    "name": "n2",
+    "epoch": 3,
+    "version": "0.0.9",
+}
+"""What a node of the version before sends: no capabilities, no range of protocols."""
+
+
+def read_by_the_first_version(value: dict[str, Any]) -> bool:
+    """All that a node of the version before checks about a protocol."""
+    return value.get("protocol") == 1
+
+
+def test_a_node_of_the_version_before_is_understood() -> None:
+    hello = Hello.from_wire(FIRST_VERSION)
+
+    assert (hello.name, hello.epoch, hello.capabilities) == ("n2", 3, ())
+    assert hello.spoken() == 1
+
+
+def test_the_version_before_understands_us() -> None:
+    wire = OWN.to_wire()
+
+    assert read_by_the_first_version(wire)
+    assert set(FIRST_VERSION) <= set(wire)
+
+
+def test_what_a_later_version_adds_is_ignored() -> None:
+    later = {**OWN.to_wire(), "newestProtocol": 7, "capabilities": ["teleport", "resume"], "mood": {"good": True}}
+
+    hello = Hello.from_wire(later)
+
+    assert hello.capabilities == ("teleport", "resume")
+    assert hello.spoken() == 1, "both speak what the older one speaks"
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "spoken"),
+    [
+        ((1, 1), (1, 1), 1),
+        ((1, 1), (1, 2), 1),
+        ((1, 2), (1, 1), 1),
+        ((1, 3), (2, 2), 2),
+        ((2, 3), (1, 2), 2),
+        ((2, 3), (2, 4), 3),
+        ((3, 4), (1, 2), None),
+        ((1, 2), (3, 4), None),
+        ((2, 1), (1, 2), None),
+    ],
+)
+def test_which_protocol_two_versions_speak(peer: tuple[int, int], own: tuple[int, int], spoken: int | None) -> None:
+    assert negotiate(*peer, own=own) == spoken
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": 2},
+        {"protocol": True},
+        {"protocol": None},
+        {"newestProtocol": 0},
+        {"newestProtocol": "1"},
+        {"capabilities": "resume"},
+        {"capabilities": [1]},
+        {"capabilities": [""]},
+        {"capabilities": ["x" * 65]},
+        {"capabilities": ["x"] * 65},
+    ],
+)
+def test_a_version_that_cannot_be_spoken_with_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(WireError):
         Hello.from_wire({**OWN.to_wire(), **change})
