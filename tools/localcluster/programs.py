@@ -25,6 +25,7 @@ from localcluster.layout import ROOT
 
 SOURCES = ROOT / "tools" / "kubernetes"
 VERSION = "1.34.2"
+HELM_VERSION = "4.0.4"
 NAMES = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
     "helm", "provisioner",
@@ -57,7 +58,7 @@ class Programs:
 
 def source_hash(sources: Path = SOURCES) -> str:
     """Hash of everything that decides what is built."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(link_flags().encode())
     for path in sorted([*sources.glob("go.*"), *sources.rglob("*.go")]):
         digest.update(f"{path.relative_to(sources)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -107,15 +108,25 @@ def _build(programs: Programs, say: Say) -> None:
     say(f"built in {time.monotonic() - began:.0f} s: {programs.folder}")
 
 
-def build_command(output: Path) -> list[str]:
-    """``go build`` of everything; without a version, charts would see nonsense."""
+def link_flags() -> str:
+    """The versions that programs say; without them charts would see nonsense."""
     major, minor, _ = VERSION.split(".")
-    values = {"gitVersion": f"v{VERSION}", "gitMajor": major, "gitMinor": minor}
-    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    flags = " ".join(f"-X {package}.{key}={value}" for package in packages for key, value in values.items())
+    kubernetes = {"gitVersion": f"v{VERSION}", "gitMajor": major, "gitMinor": minor}
+    helm = {"version": f"v{HELM_VERSION}", "kubeClientVersionMajor": "1", "kubeClientVersionMinor": minor}
+    values = {
+        "k8s.io/component-base/version": kubernetes,
+        "k8s.io/client-go/pkg/version": kubernetes,
+        "helm.sh/helm/v4/internal/version": helm,
+        "helm.sh/helm/v4/pkg/chart/v2/lint/rules": {"k8sVersionMajor": major, "k8sVersionMinor": minor},
+    }
+    return "-s -w " + " ".join(f"-X {package}.{k}={v}" for package, keys in values.items() for k, v in keys.items())
+
+
+def build_command(output: Path) -> list[str]:
+    """``go build`` of everything, at low priority."""
     return [
-        "nice", go_command(), "build", "-v", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", f"{output}/",
-        ".", f"./{COREDNS}",
+        "nice", go_command(), "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", link_flags(),
+        "-o", f"{output}/", ".", f"./{COREDNS}",
     ]  # fmt: skip
 
 
