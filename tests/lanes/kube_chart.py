@@ -14,6 +14,7 @@ from support.kubeapi import ROOT, Kube, cluster_path
 from support.lane import Run
 
 CHART = str(ROOT / "charts" / "sqlitecluster")
+KUBERNETES = "v1.34.2"
 DIGEST = "sha256:" + "0" * 64
 # Sets of values that must render, with a text that must be in what is rendered.
 RENDERINGS = {
@@ -48,13 +49,15 @@ REFUSED = {
 
 def lint(kube: Kube, _namespace: str, _run: Run) -> None:
     """``helm lint`` without a complaint."""
-    done = kube.helm("lint", "--strict", CHART)
+    done = kube.helm("lint", "--strict", "--kube-version", KUBERNETES, CHART)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def rendered(kube: Kube, namespace: str, *values: str) -> str:
     """What ``helm template`` makes."""
-    done = kube.helm("template", "sqlitecluster", CHART, "--namespace", namespace, *values)
+    done = kube.helm(
+        "template", "sqlitecluster", CHART, "--namespace", namespace, "--kube-version", KUBERNETES, *values
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -78,7 +81,9 @@ def renders(kube: Kube, namespace: str, _run: Run) -> None:
 def refuses(kube: Kube, namespace: str, _run: Run) -> None:
     """The schema of values refuses what cannot be, and says which value."""
     for name, (values, word) in REFUSED.items():
-        done = kube.helm("template", "sqlitecluster", CHART, "--namespace", namespace, *values)
+        done = kube.helm(
+            "template", "sqlitecluster", CHART, "--namespace", namespace, "--kube-version", KUBERNETES, *values
+        )
         assert done.returncode != 0, f"{name}: was accepted"
         assert word in done.stderr, f"{name}: {done.stderr}"
 
@@ -87,7 +92,7 @@ def accepted_by_the_server(kube: Kube, namespace: str, _run: Run) -> None:
     """The API server takes every object, strictly (a field with a spelling mistake would be refused)."""
     kube.make_namespace(namespace)
     for values in ([], ["--set", "replicas=2"], ["--set", f"watchNamespaces={{{namespace}}}"]):
-        text = rendered(kube, namespace, "--set", "crds.enabled=false", *values)
+        text = rendered(kube, namespace, "--no-hooks", "--set", "crds.enabled=false", *values)
         done = kube.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", text=text)
         assert done.returncode == 0, done.stderr
         assert "would violate" not in done.stderr, done.stderr
@@ -118,7 +123,9 @@ def operator_is_restricted(kube: Kube, namespace: str, _run: Run) -> None:
 
 def notes_can_be_pasted(kube: Kube, namespace: str, _run: Run) -> None:
     """The object in the chart's notes is accepted as it stands there."""
-    done = kube.helm("install", "sqlitecluster", CHART, "--namespace", namespace, "--dry-run=client")
+    done = kube.helm(
+        "install", "sqlitecluster", CHART, "--namespace", namespace, "--dry-run=server", "--set", "crds.enabled=false"
+    )
     assert done.returncode == 0, done.stderr
     found = re.search(r"<<EOF\n(.*?)\nEOF\n", done.stdout.partition("NOTES:")[2], re.DOTALL)
     assert found is not None, done.stdout[-2000:]

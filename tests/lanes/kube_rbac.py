@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lanes.kube_chart import CHART
+from lanes.kube_chart import CHART, KUBERNETES
 from sqlitecluster_operator import names
 from sqlitecluster_operator.api import parse as parse_cluster
 from sqlitecluster_operator.objects import access
@@ -51,6 +51,7 @@ IN_NAMESPACE = {
     ("coordination.k8s.io", "leases"): OWN,
     ("policy", "poddisruptionbudgets"): OWN,
     ("networking.k8s.io", "networkpolicies"): OWN,
+    ("monitoring.coreos.com", "podmonitors"): "get create patch delete",
     ("", "events"): "create patch",
     ("events.k8s.io", "events"): "create patch",
 }
@@ -77,6 +78,7 @@ def resources(kube: Kube) -> Iterator[tuple[str, str]]:
         for resource in kube.request("GET", f"/apis/{version}").body["resources"]:
             yield group["name"], resource["name"]
     yield "sqlitecluster.dev", "sqliteclusters/finalizers"  # no endpoint, but asked for by admission
+    yield "monitoring.coreos.com", "podmonitors"  # the Prometheus operator may come later
 
 
 def everything(kube: Kube) -> list[Right]:
@@ -100,7 +102,9 @@ def compare(what: str, have: set[Right], want: set[Right]) -> None:
 
 def install(kube: Kube, release: str, *values: str) -> str:
     """The roles of a release, without its Deployment; returns the operator's user name."""
-    done = kube.helm("template", release, CHART, "--namespace", HOME, "--no-hooks", *values)
+    done = kube.helm(
+        "template", release, CHART, "--namespace", HOME, "--no-hooks", "--kube-version", KUBERNETES, *values
+    )
     assert done.returncode == 0, done.stderr
     kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
     chosen = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] in kinds]

@@ -107,7 +107,6 @@ NAMES: Final = [
     Case(
         "fence-own-pods", "names of this cluster's pods", spec(fence=["notes-1"]), spec(fence=["other-1"]), "spec.fence"
     ),
-    Case("fence-ordinal", "names of this cluster's pods", spec(fence=["*"]), spec(fence=["notes-x"]), "spec.fence"),
 ]
 
 TEMPLATE: Final = [
@@ -441,6 +440,8 @@ TRANSITIONS: Final = [
 ]
 
 SCHEMA: Final = [
+    Case("fence-form", "", spec(fence=["*"]), spec(fence=["notes"]), "spec.fence[0]", schema=True),
+    Case("fence-ordinal", "", spec(fence=["notes-10"]), spec(fence=["notes-01"]), "spec.fence[0]", schema=True),
     Case("instances", "64", spec(instances=64), spec(instances=65), "spec.instances", schema=True),
     Case("instances-none", "1", spec(instances=1), spec(instances=0), "spec.instances", schema=True),
     Case("run-on-values", "Primary", spec(runOn="All"), spec(runOn="Replica"), "spec.runOn", schema=True),

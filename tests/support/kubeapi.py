@@ -52,18 +52,25 @@ class Kube:
         self.kubeconfig = kubeconfig
         configuration = kubernetes.client.Configuration()
         kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-        self._client = kubernetes.client.ApiClient(configuration)
         self._host = configuration.host
+        self._token = configuration.get_api_key_with_prefix("authorization") or ""
+        self._pool = urllib3.PoolManager(
+            cert_reqs="CERT_REQUIRED" if configuration.verify_ssl else "CERT_NONE",
+            ca_certs=configuration.ssl_ca_cert,
+            cert_file=configuration.cert_file,
+            key_file=configuration.key_file,
+        )
 
     def request(self, method: str, path: str, body: object = None, *, as_user: str = "", kind: str = "json") -> Answer:
         """One request; ``as_user`` impersonates, ``kind`` is the body's type (json, merge-patch, apply-patch)."""
         headers = {"Accept": "application/json", "Content-Type": f"application/{kind}{'+json' if '-' in kind else ''}"}
         if kind == "apply-patch":
             headers["Content-Type"] = "application/apply-patch+yaml"
-        self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        if self._token:
+            headers["Authorization"] = self._token
         if as_user:
             headers["Impersonate-User"] = as_user
-        answer = self._client.rest_client.pool_manager.request(
+        answer = self._pool.request(
             method,
             self._host + path,
             headers=headers,

@@ -24,9 +24,9 @@ class KeyReference(Model):
     """One key of a ConfigMap or Secret in the cluster's namespace."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Name of the object."""
+    """Name of the ConfigMap or Secret."""
     key: Annotated[str, Field(min_length=1, max_length=253)]
-    """Key in it."""
+    """Key whose value is used."""
 
 
 class SQLReference(Model):

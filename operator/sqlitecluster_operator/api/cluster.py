@@ -33,8 +33,7 @@ class ObjectMeta(OpenModel):
 
 
 def _fence_is_ours(cluster: Any) -> bool:
-    ours = re.compile(re.escape(cluster.metadata.name) + r"-[0-9]+")
-    return all(name == "*" or ours.fullmatch(name) for name in cluster.spec.fence)
+    return all(name == "*" or name.rpartition("-")[0] == cluster.metadata.name for name in cluster.spec.fence)
 
 
 class SQLiteCluster(Model):
@@ -66,8 +65,7 @@ class SQLiteCluster(Model):
             check=lambda self, _: not self.metadata.name or _NAME.fullmatch(self.metadata.name) is not None,
         ),
         Rule(
-            cel="self.spec.fence.all(p, p == '*' || p.startsWith(self.metadata.name + '-') && "
-            "p.substring(size(self.metadata.name) + 1).matches('^[0-9]+$'))",
+            cel="self.spec.fence.all(p, p == '*' || p.substring(0, p.lastIndexOf('-')) == self.metadata.name)",
             message='fence takes names of this cluster\'s pods, such as <name>-0, or "*" for all',
             field="spec.fence",
             check=lambda self, _: _fence_is_ours(self),

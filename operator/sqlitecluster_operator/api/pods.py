@@ -37,7 +37,7 @@ class VolumeMount(OpenModel):
 
     name: Annotated[str, Field(max_length=63)]
     """Name of a volume of the pod."""
-    mount_path: Annotated[str, Field(max_length=4096)]
+    mount_path: Annotated[str, Field(max_length=1024)]
     """Path in the container. The databases' own path, spec.mount.path, is mounted by the operator."""
 
 

@@ -155,7 +155,8 @@ def _add_model(node: Schema, model: type[Model]) -> None:
     for name, field in model.model_fields.items():
         if field.default_factory is not None:
             made: Any = field.get_default(call_default_factory=True)
-            default: Any = {} if isinstance(made, BaseModel) else made
+            # Whole, not {}: the API server checks rules on a default before it fills in the defaults below it.
+            default: Any = _dumped(made) if isinstance(made, BaseModel) else made
             node["properties"][wire_name(name)] = {**node["properties"][wire_name(name)], "default": default}
     if model.model_config.get("extra") == "allow":
         node["x-kubernetes-preserve-unknown-fields"] = True
@@ -164,6 +165,10 @@ def _add_model(node: Schema, model: type[Model]) -> None:
             {"rule": rule.cel, "message": rule.message} | ({"fieldPath": f".{rule.field}"} if rule.field else {})
             for rule in model.RULES
         ]
+
+
+def _dumped(model: BaseModel) -> Schema:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _plain(node: Schema) -> Schema:

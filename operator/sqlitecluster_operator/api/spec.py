@@ -35,6 +35,8 @@ SYSTEM_FOLDERS: Final = frozenset(
     {"/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var", "/var/run", "/tmp"}
 )
 
+FencedPod = Annotated[str, Field(pattern=r"^(\*|[a-z]([-a-z0-9]*[a-z0-9])?-(0|[1-9][0-9]*))$", max_length=63)]
+
 
 def _seconds_between(low: str, high: str, field: str, attribute: str) -> Rule:
     """A rule that a duration lies between two others."""
@@ -305,9 +307,7 @@ class SQLiteClusterSpec(Model):
     """The container that the operator adds to each pod."""
     monitoring: Monitoring = Field(default_factory=Monitoring)
     """Metrics for the Prometheus operator."""
-    fence: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=64, json_schema_extra=Set)] = Field(
-        default_factory=list
-    )
+    fence: Annotated[list[FencedPod], Field(max_length=64, json_schema_extra=Set)] = Field(default_factory=list)
     """Names of pods that must not write, lead nor serve, such as notes-1; "*" is all. For looking into trouble: the
     program keeps running. Fencing the primary does not fail over: writes stop until the fence is lifted."""
     hibernate: bool = False
@@ -325,10 +325,11 @@ class SQLiteClusterSpec(Model):
             check=lambda self, _: _containers_exist(self),
         ),
         Rule(
-            cel="!has(self.template) || (self.template.spec.containers + "
-            "(has(self.template.spec.initContainers) ? self.template.spec.initContainers : [])).all(c, "
-            "!has(c.volumeMounts) || c.volumeMounts.all(m, m.mountPath != self.mount.path && "
-            "!m.mountPath.startsWith(self.mount.path + '/')))",
+            cel="!has(self.template) || self.template.spec.containers.all(c, !has(c.volumeMounts) || "
+            "c.volumeMounts.all(m, m.mountPath != self.mount.path && "
+            "!m.mountPath.startsWith(self.mount.path + '/'))) && (!has(self.template.spec.initContainers) || "
+            "self.template.spec.initContainers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, "
+            "m.mountPath != self.mount.path && !m.mountPath.startsWith(self.mount.path + '/'))))",
             message="a container mounts a volume at mount.path, where its databases are; remove that volumeMount",
             field="template",
             check=lambda self, _: _path_is_free(self),
