@@ -13,7 +13,7 @@ STAMP := $(VENV)/installed
 export PYTHONPATH := $(CURDIR)/sidecar:$(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)/tools:$(CURDIR)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install cluster cluster-down demo test check bench soak lint format type contracts lock clean
+.PHONY: help install cluster cluster-down rootfs images deploy demo test check bench soak lint format type contracts lock clean
 
 help:  ## List the targets
 	@printf 'usage: make TARGET\n\n'
@@ -34,6 +34,15 @@ cluster: $(STAMP)  ## A real three-node Kubernetes on this machine: .cluster/kub
 
 cluster-down: $(STAMP)  ## End it: nothing stays but the nodes' image stores
 	@$(BIN)/python -m localcluster down
+
+rootfs: $(STAMP)  ## Root trees of the images, for a Containerfile: .build/rootfs
+	@$(BIN)/python -m images rootfs
+
+images: $(STAMP)  ## Image archives that every engine can load: .build/images
+	@$(BIN)/python -m images archives
+
+deploy: $(STAMP)  ## Images and chart into the cluster of KUBECONFIG (the local one by default); safe to repeat
+	@$(BIN)/python -m deploy
 
 test: $(STAMP)  ## All tests: units, then every lane with its budget
 	@$(BIN)/python -m runner
@@ -66,5 +75,5 @@ lock: $(STAMP)  ## Renew requirements/*.txt from pyproject.toml
 	@tools/lock $(VENV)
 
 clean:  ## Remove what was built
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info sidecar/*.egg-info
+	rm -rf $(VENV) build .build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info sidecar/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
