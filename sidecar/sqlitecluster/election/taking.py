@@ -1,0 +1,113 @@
+"""How a node gets the Lease: by its own claim, by a hand-off, and whom it follows otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from sqlitecluster.election.candidacy import judge, may_lead
+from sqlitecluster.election.core import ElectorCore
+from sqlitecluster.election.instants import Instant
+from sqlitecluster.election.messages import (
+    AskPeers,
+    BecomePrimary,
+    Follow,
+    HandOffReady,
+    PeersAnswered,
+    Resume,
+    SetFence,
+)
+from sqlitecluster.election.observation import Claim
+from sqlitecluster.election.record import LeaseRecord
+from sqlitecluster.election.transfer import Arrival
+
+_PATIENCE: Final = 3.0
+"""Retry periods that a better candidate gets to go first."""
+
+
+class Taking(ElectorCore):
+    """Gets the role."""
+
+    def _consider(self, now: Instant) -> None:
+        """Ask the peers when the Lease could be taken."""
+        record, claim = self.seen.record, self.seen.claim(now)
+        if record is None or claim is None or not self._may_try(record, claim, now):
+            self._patient_since = None
+            return
+        offered = claim is Claim.OFFERED
+        self._asking = True
+        self._do(AskPeers(record.epoch if offered else self.seen.known_epoch + 1))
+
+    def _may_try(self, record: LeaseRecord, claim: Claim, now: Instant) -> bool:
+        if self._stopping or not self.settings.candidate or now.boot_ns < self._not_before.boot_ns:
+            return False
+        return claim is Claim.OFFERED or record.ineligible.get(self.me.pod, 0) <= now.real_ns
+
+    def _judge_peers(self, event: PeersAnswered) -> None:
+        record, claim = self.seen.record, self.seen.claim(event.now)
+        if self.is_primary or self._busy or self._must_read or record is None or claim is None:
+            return
+        if not self._may_try(record, claim, event.now):
+            return
+        patient_since = self._patient_since or event.now
+        verdict = judge(claim, record, event, self.seen.known_epoch)
+        if verdict.patient and event.now.since(patient_since) >= self._retry_ns * _PATIENCE:
+            alone = replace(event, peers=tuple(p for p in event.peers if not may_lead(p, record, event.now)))
+            verdict = judge(claim, record, alone, max(self.seen.known_epoch, *(p.epoch for p in event.peers)))
+        if verdict.code:
+            self._report(verdict.code, verdict.reason)
+        if verdict.epoch:
+            self._take(event.now, verdict.epoch)
+        else:
+            self._patient_since = patient_since if verdict.patient else None
+            self._ask_at = event.now.plus(self._retry_ns // 2)
+
+    def _on_ready(self, event: HandOffReady) -> None:
+        """The old primary says that the Lease is ours: no need to ask anybody."""
+        record = event.record
+        current = self.seen.record
+        if self.is_primary or self._stopping or not self.settings.candidate or record.holder != str(self.me):
+            return
+        if current is not None and current.uid != record.uid:
+            return
+        if record.epoch > self.seen.known_epoch:
+            self._learn(record, event.now)
+        if self.seen.offered() and self.seen.record is not None and self.seen.record.epoch == record.epoch:
+            self._offer, self._arrival = self.seen.record, Arrival(event.gap_ms, event.total_ms, event.now)
+            self._must_read = False
+
+    def _take_offer(self, now: Instant) -> None:
+        self._offer = None
+        if self.seen.offered() and self.seen.record is not None:
+            self._take(now, self.seen.record.epoch)
+
+    def _follow(self) -> None:
+        record = self.seen.record
+        if self.is_primary or record is None or not record.holder or record.holder == str(self.me):
+            return
+        if not record.advertise:
+            return
+        if (whom := (record.pod, record.advertise, record.epoch)) != self._following:
+            self._following = whom
+            self._do(Follow(*whom))
+
+    def _won(self, record: LeaseRecord, sent: Instant, now: Instant) -> None:
+        """The Lease names this node in an epoch that it has not begun."""
+        self.seen.used()
+        self._offer, self._patient_since, self._reclaim = None, None, False
+        fence = sent.plus(self._fence_ns)
+        if record.epoch <= self._promise:
+            self._reclaim = self.is_primary
+            return
+        if now.passed(fence) or record.epoch <= self.epoch:
+            self._must_read = True
+            return
+        if self.transfer is not None:  # a reclaim in the middle of a hand-off
+            self._do(Resume())
+            self.transfer = None
+        self.is_primary, self.is_open, self.epoch, self.fence = True, False, record.epoch, fence
+        self._following = None
+        for code in ("EmptyNode", "ClusterMismatch"):
+            self._report(code, "")
+        self._do(SetFence(fence))
+        self._do(BecomePrimary(record.epoch))
