@@ -14,7 +14,7 @@ SQLiteClusterError          Internal
 ├─ PositionMismatch         histories that do not meet                    (have, want)
 │  └─ Diverged              two histories under the same transaction id
 ├─ RoleError                not ours to do
-│  └─ NotPrimary · NoPrimary · PrimaryExists · ReadOnlyReplica · LeaseExpired · NotCandidate · NoWriteLock
+│  └─ NotPrimary · NoPrimary · PrimaryExists · ReadOnlyReplica · LeaseExpired · NotCandidate · StaleEpoch · NoWriteLock
 ├─ ClusterMismatch          a peer, or a data directory, of another cluster
 ├─ IdentityError            no certificate, or none that others accept
 ├─ ConfigError · MountError                     the node cannot start as asked
@@ -240,6 +240,12 @@ class NotCandidate(RoleError):
     meaning = "This node may not become the primary."
 
 
+class StaleEpoch(RoleError):
+    code = "StaleEpoch"
+    http_status = 409
+    meaning = "The epoch is not newer than every epoch that this node has seen."
+
+
 class NoWriteLock(RoleError):
     code = "NoWriteLock"
     http_status = 409
@@ -334,6 +340,11 @@ class LockTimeout(SQLiteClusterError):
     http_status = 503
     exit_code = EXIT_UNAVAILABLE
     meaning = "A lock on the database was not free within the time given."
+
+
+class DrainTimeout(LockTimeout):
+    code = "DrainTimeout"
+    meaning = "A program kept a write transaction open for longer than the hand-off may wait."
 
 
 class WaitTimeout(SQLiteClusterError):

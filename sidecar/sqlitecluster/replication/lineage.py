@@ -23,8 +23,9 @@ from sqlitecluster.errors import ClusterMismatch, FormatError, StreamError, Wire
 from sqlitecluster.replication.wire import OLDEST_PROTOCOL, PROTOCOL
 from sqlitecluster.units import format_node_id, parse_node_id
 
-CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages")
-"""This version's: a broken transaction goes on inside; pages of snapshots may be compressed."""
+CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages", "epochs")
+"""This version's: a broken transaction goes on inside; pages of snapshots may be compressed; databases
+have an epoch, and acknowledgements can be asked for."""
 MAX_CAPABILITIES: Final = 64
 _CLUSTER_ID: Final = re.compile(r"LFSC[0-9A-F]{16}")
 

@@ -65,6 +65,10 @@ class FrameType(IntEnum):
     POSITION = 12
     POSITIONS_END = 13
     ACK = 14
+    EPOCH = 15
+    """The database's newest transaction is of this epoch (capability ``epochs``)."""
+    SYNC = 16
+    """Acknowledge what you have, now (capability ``epochs``)."""
 
 
 class Flag(IntFlag):
@@ -89,6 +93,7 @@ _NAMED: Final = frozenset(
         FrameType.UNKNOWN,
         FrameType.POSITION,
         FrameType.ACK,
+        FrameType.EPOCH,
     }
 )
 
@@ -257,6 +262,18 @@ def decode_heartbeat(frame: Frame) -> int:
     """The sender's wall clock in ms."""
     _expect(frame, _U64.size)
     return int(_U64.unpack(frame.payload)[0])
+
+
+def encode_epoch(name: str, epoch: int, txid: int) -> bytes:
+    """An EPOCH frame: with transaction ``txid`` the database is of this epoch."""
+    return encode(FrameType.EPOCH, name, _POSITION.pack(epoch, txid))
+
+
+def decode_epoch(frame: Frame) -> tuple[int, int]:
+    """(epoch, TXID)."""
+    _expect(frame, _POSITION.size)
+    epoch, txid = _POSITION.unpack(frame.payload)
+    return int(epoch), int(txid)
 
 
 def encode_snapshot(kind: FrameType, name: str, info: SnapshotInfo) -> bytes:

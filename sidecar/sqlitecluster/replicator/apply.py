@@ -35,12 +35,14 @@ from sqlitecluster.errors import (
     StoreError,
 )
 from sqlitecluster.replicator.drain import Drainer
+from sqlitecluster.replicator.install import Image
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.replicator.work import Drop, Install, Marker, Transaction, Work, WorkQueue
+from sqlitecluster.replicator.work import Drop, Epoch, Install, Marker, Transaction, Work, WorkQueue
 from sqlitecluster.shared import Word
+from sqlitecluster.store.state import OWNER_PROGRAMS
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +66,21 @@ class Applier:
         node: NodeServices,
         on_room: Callable[[], None] = lambda: None,
         paths: Callable[[str], DbPaths | None] = lambda _name: None,
+        databases: dict[str, ReplicaDb] | None = None,
     ) -> None:
+        """``databases``: those that were seized already while this node was the primary."""
         self._node = node
         self._paths = paths  # None: below the mount, with its -wal in the data directory
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Closed with this object: a late ``wake`` must not write into a file that got the number.
+        self._wake_file = os.fdopen(self._wake_fd, "rb", buffering=0)
         self.queue = WorkQueue(self.wake, on_room)
         """Where the stream client puts its work."""
         self.resync: Callable[[str], None] = _nobody
         """Called in the apply thread: only a snapshot helps this database."""
         self.reclaim: Callable[[str], None] = _nobody
         """Called in the apply thread: a transaction did not continue the position."""
-        self._databases: dict[str, ReplicaDb] = {}
+        self._databases: dict[str, ReplicaDb] = dict(databases or {})
         self._waiting: deque[Work] = deque()
         self._stopped: set[str] = set()
         self._retry_at: dict[str, float] = {}
@@ -94,17 +100,33 @@ class Applier:
         self._thread.start()
 
     def stop(self, *, release: bool = False) -> None:
-        """End the thread. ``release``: give the locks back (the node becomes the primary)."""
+        """End the thread. ``release``: give the locks back; else the supervisor's duplicates keep them."""
+        for db in self.retire():
+            if release:
+                db.close()
+            else:
+                db.leave()
+
+    def retire(self) -> list[ReplicaDb]:
+        """End the thread and give the databases away, with their locks (the node becomes the primary)."""
         self._stopping = True
         self.wake()
         if self._thread is not None:
             self._thread.join()
         self._drainer.close()
-        for db in self._databases.values():
-            if release:
-                db.close()
-            else:
-                db.leave()
+        return list(self._databases.values())
+
+    def ready(self, name: str) -> ReplicaDb:
+        """[after ``retire``] A database, complete: nothing is left that readers do not see.
+
+        Raises:
+            SQLiteClusterError: it cannot be made so.
+        """
+        db = self._database(name)
+        if Image.find(db.store.dir) is not None or db.store.applied != db.store.position.txid:
+            db.open()
+        db.catch_up()
+        return db
 
     def apply_now(self, work: Transaction) -> bool:
         """[the thread that fills the queue] Apply a small transaction in this very call; False leaves it to the queue.
@@ -141,10 +163,16 @@ class Applier:
         for slot in range(state.count):
             name = state.name(slot)
             words = state.slot(slot)
-            if slot in kept or words[Word.LOCKED]:
+            if slot in kept or words[Word.LOCKED] or name in self._databases or self._is_programs(name, words):
                 self._hold(name)
             else:
                 self._database(name).show_position()
+
+    def _is_programs(self, name: str, words: memoryview) -> bool:
+        """Whether programs could write this database until now, or what they wrote is not taken over yet."""
+        if self._node.config.role != "elected":
+            return False
+        return bool(words[Word.WRITERS]) or self._database(name).store.owner == OWNER_PROGRAMS
 
     def _run(self) -> None:
         bell = self._node.bells.replicator
@@ -226,9 +254,18 @@ class Applier:
     def _done(self, work: Work) -> None:
         self.queue.done(work)
 
-    def _do(self, work: Transaction | Install | Drop) -> bool:
+    def _note_epoch(self, work: Epoch) -> None:
+        """All that the primary had at ``txid`` is here: from now on this history is of its epoch."""
+        store = self._database(work.name).store
+        if store.position.txid >= work.txid and work.epoch > store.epoch:
+            store.set_epoch(work.epoch)
+
+    def _do(self, work: Transaction | Install | Drop | Epoch) -> bool:
         """True when the work is over (done, known already, or refused for good)."""
         name = work.name
+        if isinstance(work, Epoch):
+            self._note_epoch(work)
+            return True
         if name in self._stopped and not isinstance(work, Install):
             return True
         try:

@@ -17,6 +17,7 @@ import logging
 import select
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,16 @@ log = logging.getLogger(__name__)
 
 _PR_SET_TIMERSLACK: Final = 29
 _FAILED: Final = "CaptureFailed"
+FINISH_S: Final = 10.0
+
+
+class _Order:
+    """Somebody waits until everything is captured."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.done = threading.Event()
+        self.error: Exception | None = None
 
 
 class Capture:
@@ -49,6 +60,7 @@ class Capture:
         self._databases: dict[int, DatabaseCapture] = {}
         self._due: dict[int, float] = {}
         self._last_event = 0.0
+        self._orders: deque[_Order] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
@@ -66,6 +78,22 @@ class Capture:
         for database in self._databases.values():
             database.close()
         self._databases.clear()
+
+    def finish(self, timeout_s: float = FINISH_S) -> None:
+        """Capture everything that is committed by now, in the thread; returns when it is in the log.
+
+        Raises:
+            LockTimeout: a database could not be captured whole.
+            Unavailable: the thread is gone.
+        """
+        order = _Order(time.monotonic() + timeout_s)
+        self._orders.append(order)
+        self._node.bells.replicator.ring()
+        while not order.done.wait(0.5):
+            if not self._thread.is_alive():
+                raise Unavailable("capture is stopping")
+        if order.error is not None:
+            raise order.error
 
     def import_image(self, name: str, path: Path) -> Position:
         """Replace a database's content by a SQLite file, as one transaction; returns the position once captured.
@@ -86,6 +114,8 @@ class Capture:
         poller = select.poll()
         poller.register(self._node.bells.replicator.fd, select.POLLIN)
         while not self._stopping.is_set():
+            if self._orders:
+                self._carry_out(self._orders.popleft())
             now = time.monotonic()
             self._note_events(now)
             due = [slot for slot, at in self._due.items() if at <= now]
@@ -105,7 +135,11 @@ class Capture:
         bell = self._node.bells.replicator
         bell.going_to_sleep()
         count = self._state.count
-        if not self._stopping.is_set() and np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[:count]):
+        if (
+            not self._stopping.is_set()
+            and not self._orders
+            and np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[:count])
+        ):
             poller.poll(seconds * 1000)
         bell.woke()
 
@@ -129,9 +163,9 @@ class Capture:
     def _turn(self, slot: int, now: float) -> None:
         """One turn of one database; a failure is reported and delays only this one."""
         try:
-            database = self._databases.get(slot)
-            if database is None:
-                database = self._databases[slot] = DatabaseCapture(self._node, slot)
+            is_new = slot not in self._databases
+            database = self._database(slot)
+            if is_new:
                 database.last_event = now
             pause = database.turn(now)
             if database.failing:
@@ -156,6 +190,15 @@ class Capture:
             database.wal.forget()
         return RETRY_S
 
+    def _carry_out(self, order: _Order) -> None:
+        """Finish every database; the first failure is told."""
+        for slot in range(self._state.count):
+            try:
+                self._database(slot).finish(order.deadline)
+            except (SQLiteClusterError, OSError) as error:
+                order.error = order.error or error
+        order.done.set()
+
     def _finish(self) -> None:
         """Before the thread ends: what is published by now is captured."""
         deadline = time.monotonic() + 5.0
@@ -165,6 +208,12 @@ class Capture:
                 self._turn(slot, time.monotonic())
                 if self._due.get(slot, NEVER) > time.monotonic():
                     break
+
+    def _database(self, slot: int) -> DatabaseCapture:
+        database = self._databases.get(slot)
+        if database is None:
+            database = self._databases[slot] = DatabaseCapture(self._node, slot)
+        return database
 
     def _drop_stale_spools(self) -> None:
         """Spools of an earlier life of the node: slots were given out anew, so only the image can tell."""

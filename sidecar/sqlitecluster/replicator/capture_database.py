@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlitecluster.config.runtime import runtime_dir
-from sqlitecluster.errors import CorruptStore, NotADatabase
+from sqlitecluster.errors import CorruptStore, LockTimeout, NotADatabase
 from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, gather_pause, tail_pause
 from sqlitecluster.replicator.capture_proof import QUIET_S
 from sqlitecluster.replicator.capture_publish import CapturedDatabase
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _GONE: Final = re.compile(r"wal\.(\d{1,20})\.gone")
 _SETTLE_TURNS: Final = 100_000
+_FINISH_PAUSE_S: Final = 0.001
 
 
 class DatabaseCapture:
@@ -55,6 +56,7 @@ class DatabaseCapture:
         self.gathering = False
         """The last turn asked to let commits gather: events do not bring the next one forward."""
         self.failing = False
+        self.wal_state = Turn.DONE
         self._compare_at = 0.0
         recover(self.db)
 
@@ -80,11 +82,43 @@ class DatabaseCapture:
             self._compare_at = now + RETRY_S
         return min(self._wal_turn(now), self._compare_at - now if self._compare_at > now else NEVER)
 
+    def finish(self, deadline: float) -> None:
+        """Capture everything that programs have written; their locks are ours (or nobody has any).
+
+        Raises:
+            LockTimeout: something stays in the way until ``deadline`` (CLOCK_MONOTONIC, seconds).
+        """
+        self.last_event = 0.0  # nobody writes any more: what looks like a quiet moment is one
+        while not self._finished():
+            if time.monotonic() > deadline:
+                raise LockTimeout(f"{self.db.name}: what programs wrote could not be captured in time")
+
+    def _finished(self) -> bool:
+        """One turn; whether it found nothing left."""
+        words, before = self.words, self.db.store.position.txid
+        if words[Word.DIRTY_RAW] and words[Word.SPOOL_SEQ] == words[Word.SPOOL_DONE]:
+            self._ask_for_raw()
+        pause = self.turn(time.monotonic())
+        done = (
+            self.db.store.position.txid == before
+            and not words[Word.DIRTY_RAW]
+            and not self.db.compare_wanted
+            and words[Word.SPOOL_SEQ] == words[Word.SPOOL_DONE]
+            and words[Word.GONE_SEQ] == words[Word.GONE_DONE]
+            and (words[Word.RAW_HINT] == words[Word.RAW_HINT_DONE] or words[Word.KIND] != KIND_DATABASE)
+            and self.wal_state is not Turn.MORE
+            and self._oldest_gone() is None
+        )
+        if not done and pause:
+            self._compare_at = 0.0
+            time.sleep(_FINISH_PAUSE_S)
+        return done
+
     def _wal_turn(self, now: float) -> float:
         """Capture the next group of the live WAL."""
         words = self.words
         before, end = self.db.store.position.txid, words[Word.CAPTURED_END]
-        state = self.wal.turn(now - self.last_event)
+        state = self.wal_state = self.wal.turn(now - self.last_event)
         if state is Turn.IMAGE:
             waiting = self.db.compare_wanted
             self.db.want_compare("the WAL does not continue the history")
@@ -107,10 +141,14 @@ class DatabaseCapture:
         quiet = time.monotonic_ns() - words[Word.LAST_WRITE_NS]
         if quiet < QUIET_NS:
             return (QUIET_NS - quiet) / 1e9
-        words[Word.RAW_ASK] = words[Word.EVENT_SEQ]
+        self._ask_for_raw()
+        return RETRY_S
+
+    def _ask_for_raw(self) -> None:
+        """Have the mount hand over what was written without a commit."""
+        self.words[Word.RAW_ASK] = self.words[Word.EVENT_SEQ]
         self.db.node.state.node[NodeWord.MOUNT_ASKED] += 1
         self.db.node.bells.mount.ring()
-        return RETRY_S
 
     def _begin_history(self, now: float) -> float:
         """Nothing is captured and no commit is announced: the file was there before, or was written raw."""

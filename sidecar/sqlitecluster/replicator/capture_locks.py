@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlitecluster.errors import LockTimeout
-from sqlitecluster.replicator import locks
-from sqlitecluster.replicator.walsession import WalSession
+from sqlitecluster.replicator import locks, through
+from sqlitecluster.replicator.walsession import NotInWalError, WalSession
 from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, CHECKPOINT_SIZE, CheckpointInfo, read_header
 
 
@@ -53,6 +53,22 @@ def still_log(database: Path, timeout_s: float) -> Iterator[StillLog]:
     with contextlib.ExitStack() as stack:
         found = _join(database, deadline, stack)
         yield found if found is not None else _begin(database, deadline, stack)
+
+
+@contextlib.contextmanager
+def held_still(session: WalSession) -> Iterator[StillLog]:
+    """The same for a database whose role locks are ours already.
+
+    Raises:
+        NotInWalError: it has no WAL.
+    """
+    if not session.has_log:
+        raise NotInWalError("it is in a rollback journal mode")
+    head = session.index.read()
+    if head is None:
+        raise LockTimeout("the wal-index is not valid")
+    salts = int.from_bytes(head.salt[:4], "big"), int.from_bytes(head.salt[4:], "big")
+    yield StillLog(head.mx_frame, session.index.backfilled, salts if head.mx_frame else None, session.page_size)
 
 
 def _join(database: Path, deadline: float, stack: contextlib.ExitStack) -> StillLog | None:
@@ -93,13 +109,13 @@ def _begin(database: Path, deadline: float, stack: contextlib.ExitStack) -> Stil
 
 def _open(path: Path, flags: int, stack: contextlib.ExitStack) -> int:
     """A descriptor whose locks end with the stack."""
-    fd = os.open(path, flags | os.O_CLOEXEC)
+    fd = through.open_fd(path, flags)
     stack.callback(os.close, fd)
     return fd
 
 
 def _is_same(path: Path, fd: int) -> bool:
     try:
-        return os.stat(path).st_ino == os.fstat(fd).st_ino
+        return through.stat(path).st_ino == os.fstat(fd).st_ino
     except FileNotFoundError:
         return False

@@ -24,11 +24,11 @@ from collections.abc import Callable
 from typing import Final
 
 from sqlitecluster.errors import LockTimeout, NotADatabase
-from sqlitecluster.replicator import locks
+from sqlitecluster.replicator import locks, through
 from sqlitecluster.replicator.capture_content import WalContent
 from sqlitecluster.replicator.capture_group import Cursor
 from sqlitecluster.replicator.capture_image import Image, Shape, frames_of, shape_of
-from sqlitecluster.replicator.capture_locks import StillLog, still_log
+from sqlitecluster.replicator.capture_locks import StillLog, held_still, still_log
 from sqlitecluster.replicator.capture_proof import follows
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from sqlitecluster.replicator.capture_stream import publish_stream
@@ -88,7 +88,7 @@ class ImageCapture:
     def _is_quiet(self) -> bool:
         """Whether nobody is in the middle of a raw write, which takes no lock."""
         words = self._db.words
-        if not words[Word.WRITERS] or not words[Word.LAST_WRITE_NS]:
+        if not words[Word.WRITERS] or not words[Word.LAST_WRITE_NS] or self._db.name in self._db.node.held:
             return True
         return time.monotonic_ns() - words[Word.LAST_WRITE_NS] > QUIET_NS
 
@@ -102,7 +102,7 @@ class ImageCapture:
 
     def _capture_rollback(self) -> bool:
         db = self._db
-        lock_fd = os.open(db.mounted, os.O_RDONLY | os.O_CLOEXEC)
+        lock_fd = through.open_fd(db.mounted, os.O_RDONLY)
         try:
             locks.lock_shared(lock_fd, time.monotonic() + LOCK_S)
             if self._uses_wal() or self._has_hot_journal(lock_fd) or not self._settled():
@@ -131,7 +131,8 @@ class ImageCapture:
     def _capture_wal(self) -> bool:
         db = self._db
         try:
-            with still_log(db.mounted, LOCK_S) as log_now:
+            session = db.node.held.get(db.name)
+            with held_still(session) if session is not None else still_log(db.mounted, LOCK_S) as log_now:
                 return self._settled() and self._capture_logged(log_now)
         except NotInWalError:
             return False

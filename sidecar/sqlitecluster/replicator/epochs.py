@@ -1,13 +1,14 @@
 """The newest epoch this node has seen or begun, kept in ``<data>/epoch``.
 
-Called once at the start of a primary (``begin``) and by the stream client (``note``).
+Called when this node becomes the primary (``begin``), by the stream client (``note``), and
+when a candidate asks for this node's position (``promise``).
 
 Rules: strictly increasing; durable before anything of the epoch is sent or taken.
 """
 
 from __future__ import annotations
 
-from sqlitecluster.errors import CorruptStore
+from sqlitecluster.errors import CorruptStore, StaleEpoch
 from sqlitecluster.store.node import NodeStore
 
 
@@ -18,14 +19,28 @@ class EpochFile:
         self._store = store
         self._path = store.data_dir / "epoch"
         self.value = self._read()
+        self.used = self.value
+        """The newest that certainly has, or may have had, a primary: promises alone do not count."""
 
-    def begin(self) -> int:
-        """A new epoch: this node starts as the primary."""
-        self.note(self.value + 1)
-        return self.value
+    def begin(self, epoch: int | None = None) -> int:
+        """A new epoch (the next, unless it is given): this node is the primary.
+
+        Raises:
+            StaleEpoch: others may know a newer one, or this one with another primary.
+        """
+        epoch = self.value + 1 if epoch is None else epoch
+        if epoch < self.value or epoch <= self.used:
+            raise StaleEpoch(f"epoch {epoch} is not new: this node knows {self.value}, and {self.used} had a primary")
+        self.note(epoch)
+        return epoch
 
     def note(self, epoch: int) -> None:
-        """Remember a newer epoch; older ones change nothing."""
+        """Remember the epoch of a primary; older ones change nothing."""
+        self.promise(epoch)
+        self.used = max(self.used, epoch)
+
+    def promise(self, epoch: int) -> None:
+        """Remember an epoch that may begin: from now on nothing is taken from older ones."""
         if epoch > self.value:
             self._store.disk.write_file(self._path, (f"{epoch}\n".encode(),))
             self.value = epoch

@@ -46,7 +46,11 @@ class Lane:
         find: Callable[[str], DatabaseStore | None],
         make_snapshot: Callable[[DatabaseStore, Reason], SnapshotSender],
         executor: Executor,
+        *,
+        epochs: bool = False,
     ) -> None:
+        self._epoch = -1 if epochs else None
+        """The epoch that the replica was told; None: it does not know what that is."""
         self.name = claim.name
         self.sent = claim.position
         """Where the replica will be when it has applied all that was sent."""
@@ -155,6 +159,9 @@ class Lane:
             return wire.encode_position(FrameType.UNKNOWN, self.name, self.sent)
         self._live = decision.send is Send.NOTHING
         self._pin(db, self.sent.txid)
+        if self._live and self._epoch is not None and db is not None and db.epoch != self._epoch:
+            self._epoch = db.epoch
+            return wire.encode_epoch(self.name, db.epoch, self.sent.txid)
         return None
 
     def _pin(self, db: DatabaseStore | None, txid: int) -> None:

@@ -29,7 +29,7 @@ from sqlitecluster.replication.wire import Frame, FrameType
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.stage import Stage
-from sqlitecluster.replicator.work import Drop, Install, Transaction, WorkQueue
+from sqlitecluster.replicator.work import Drop, Epoch, Install, Transaction, WorkQueue
 from sqlitecluster.units import encode_name
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class _Incoming:
         self.target: Position | None = None
         """Where it must be at least; known with the last page."""
         self.beats = 0
+        self.epoch: Epoch | None = None
 
 
 class Receiver:
@@ -64,6 +65,8 @@ class Receiver:
         self.apply_now: Callable[[Transaction], bool] = lambda _work: False
         """Applies a transaction at once, or leaves it to the queue."""
         self.on_ready: Callable[[], None] = lambda: None
+        self.on_sync: Callable[[], None] = lambda: None
+        """The primary asks for acknowledgements."""
         self.on_heartbeat: Callable[[int], None] = lambda _ms: None
 
     def feed_now(self, frame: Frame) -> bool:
@@ -103,6 +106,10 @@ class Receiver:
             self.on_heartbeat(wire.decode_heartbeat(frame))
         elif frame.type is FrameType.READY:
             self.on_ready()
+        elif frame.type is FrameType.SYNC:
+            self.on_sync()
+        elif frame.type is FrameType.EPOCH:
+            self._epoch(Epoch(frame.name, *wire.decode_epoch(frame)))
         elif frame.type is FrameType.END:
             raise StreamError("the primary stops")
         elif frame.type is FrameType.ERROR:
@@ -141,6 +148,13 @@ class Receiver:
             )
         else:
             raise WireError("type", frame.type.name, "not what a primary sends in a stream")
+
+    def _epoch(self, work: Epoch) -> None:
+        incoming = self._incoming.get(work.name)
+        if incoming is None:
+            self._queue.put(work)
+        else:
+            incoming.epoch = work  # once the image is in place
 
     async def _transaction(self, name: str, ltx: bytes) -> None:
         incoming = self._incoming.get(name)
@@ -184,6 +198,8 @@ class Receiver:
         self._queue.put(
             Install(name, stage.path, stage.page_size, stage.pages, stage.position, stage.timestamp_ms, diverged)
         )
+        if incoming.epoch is not None:
+            self._queue.put(incoming.epoch)
 
     def _report_tail(self, name: str, reason: Reason) -> None:
         db = self._node.find(name)

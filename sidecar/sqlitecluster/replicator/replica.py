@@ -9,6 +9,9 @@ Rules:
        written; one that does not fit changes nothing.
     3. Nothing is written without the role locks. They are kept by the supervisor while no
        replicator runs, under ``<slot>:database`` and ``<slot>:shm``.
+    4. A database that programs have written (this node was the primary) is taken over first:
+       writing ends (``seize``), what is committed is captured, frames that were never
+       published are cut off; only then is anything applied.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from sqlitecluster.errors import Diverged, LockTimeout, NotADatabase, PositionMi
 from sqlitecluster.ltx import Header, LTXFile, decode, fold, page_checksums
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator import install, locks, through
+from sqlitecluster.replicator.capture import FINISH_S
+from sqlitecluster.replicator.capture_database import DatabaseCapture
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.walfile import Page
@@ -34,6 +39,7 @@ from sqlitecluster.replicator.walwriter import BATCH_BYTES, WalWriter
 from sqlitecluster.replicator.work import Install
 from sqlitecluster.shared import NodeWord, Word
 from sqlitecluster.store import lostfound
+from sqlitecluster.store.state import OWNER_PROGRAMS
 
 if TYPE_CHECKING:
     from sqlitecluster.store.database import DatabaseStore
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_WAIT_S: Final = 0.5
+CUT_OFF: Final = "WriterCutOff"
 _DRAIN_S: Final = 2.0
 _KINDS: Final = ("database", "shm")
 
@@ -57,6 +64,8 @@ class ReplicaDb:
         self.writer: WalWriter | None = None
         self._empty_fd = -1
         self._slot: int | None = None
+        self._seized: WalSession | None = None
+        self._changes_role = node.config.role == "elected"
 
     # gate and locks
 
@@ -84,7 +93,10 @@ class ReplicaDb:
             install.clear_unfinished(self.paths)
             self._finish_install(unfinished)
         elif install.state_of(self.paths.database) == "database":
-            self._open_session(wait_s)
+            if self._is_programs:
+                self._take_over(wait_s)
+            else:
+                self._open_session(wait_s)
         self.catch_up()
         if self.session is not None:
             self._let_in()
@@ -102,6 +114,66 @@ class ReplicaDb:
         elif state == "empty":
             self._hold_empty()
             self._set_gate(True)
+
+    # from programs, and to programs
+
+    def seize(self, deadline: float) -> None:
+        """On a primary: let no program begin a write transaction any more; nothing else changes.
+
+        Raises:
+            LockTimeout: a transaction does not end.
+            NotADatabase: the file holds something else.
+        """
+        if self.is_seized:
+            return
+        state = install.state_of(self.paths.database)
+        if state == "database":
+            self._release_empty()
+            self._seized = WalSession.seize(self.paths, deadline, self._take_kept(), self._keep)
+            self._node.held[self.name] = self._seized
+        elif state == "empty":
+            self._hold_empty(deadline)
+
+    @property
+    def is_seized(self) -> bool:
+        """Whether programs cannot write."""
+        return self._seized is not None or self.session is not None or self._empty_fd >= 0
+
+    @property
+    def _is_programs(self) -> bool:
+        return self._changes_role and (self._seized is not None or self.store.owner == OWNER_PROGRAMS)
+
+    def _take_over(self, wait_s: float) -> None:
+        """Capture what programs committed, then be the one who writes."""
+        deadline = time.monotonic() + wait_s
+        if self._seized is None:
+            self.seize(deadline)
+        session, slot = self._seized, self.slot
+        if session is None or slot is None:
+            raise StoreError(f"{self.name}: the database file is missing")
+        capture = DatabaseCapture(self._node, slot)
+        try:
+            capture.finish(time.monotonic() + FINISH_S)
+        finally:
+            capture.close()
+        session.complete(time.monotonic() + wait_s, self._keep)
+        self._seized = None
+        self._node.held.pop(self.name, None)
+        self.session, self.writer = session, WalWriter(session)
+        if os.fstat(session.wal_fd).st_size > self.writer.size:
+            os.ftruncate(session.wal_fd, self.writer.size)  # never published: nobody may find it later
+        self.store.set_applied(self.store.position.txid, self.store.position.checksum)
+        self.store.set_wal_owner(1)
+        self._node.problems.clear(CUT_OFF, self.name)
+
+    def hand_over(self) -> None:
+        """Before this node becomes the primary: capture shall go on behind what was applied."""
+        if self.session is None or self.writer is None or not self.writer.header.mx_frame:
+            self.store.set_wal_mark(0, 0, 0, 0)
+            return
+        salt = self.writer.header.salt
+        salts = int.from_bytes(salt[:4], "big"), int.from_bytes(salt[4:], "big")
+        self.store.set_wal_mark(*salts, self.writer.size, 0)
 
     def _open_session(self, wait_s: float) -> None:
         self._release_empty()
@@ -122,11 +194,11 @@ class ReplicaDb:
         if self.slot is not None:
             self._node.supervisor.keep(f"{self.slot}:{kind}", fd)
 
-    def _hold_empty(self) -> None:
+    def _hold_empty(self, deadline: float | None = None) -> None:
         if self._empty_fd < 0:
             fd = through.open_fd(self.paths.database, os.O_RDWR)
             self._empty_fd = fd
-            deadline = time.monotonic() + LOCK_WAIT_S
+            deadline = deadline or time.monotonic() + LOCK_WAIT_S
             try:
                 locks.wait_lock(fd, fcntl.F_WRLCK, locks.RESERVED, deadline, "RESERVED on the database")
                 locks.lock_shared(fd, deadline)
@@ -143,9 +215,11 @@ class ReplicaDb:
         """Close the gate and give the locks back."""
         self._set_gate(False)
         self._release_empty()
-        if self.session is not None:
-            self.session.close()
-            self.session = self.writer = None
+        for session in (self.session, self._seized):
+            if session is not None:
+                session.close()
+        self.session = self.writer = self._seized = None
+        self._node.held.pop(self.name, None)
         for fd in self._take_kept().values():
             os.close(fd)
         if self.slot is not None:
@@ -155,9 +229,11 @@ class ReplicaDb:
     def leave(self) -> None:
         """At the end of the process: close descriptors, but leave the locks to the supervisor's duplicates."""
         self._release_empty()
-        if self.session is not None:
-            self.session.leave()
-            self.session = self.writer = None
+        for session in (self.session, self._seized):
+            if session is not None:
+                session.leave()
+        self.session = self.writer = self._seized = None
+        self._node.held.pop(self.name, None)
 
     def _let_in(self) -> None:
         self.show_position()
@@ -178,6 +254,8 @@ class ReplicaDb:
             Diverged: the database would not be what the primary has; nothing was changed.
             LTXError: it is damaged.
         """
+        if self._is_programs:
+            self.open()
         file = decode(data)
         header, post = file.header, file.trailer.post_apply
         if header.max_txid <= self.store.position.txid:
@@ -289,6 +367,8 @@ class ReplicaDb:
 
     def install_image(self, work: Install) -> None:
         """Replace the content by a received image; the own history goes to lost+found where it differs."""
+        if self._is_programs:
+            self.open()
         self._keep_untracked()
         image = install.Image.take(work, self.store.dir)
         failpoints.hit("install.taken")
@@ -346,6 +426,8 @@ class ReplicaDb:
 
     def drop(self, position: Position) -> None:
         """The primary has no such database any more, at this position."""
+        if self._is_programs:
+            self.open()
         self._remove()
         self.store.reset(position, page_size=self.store.page_size, commit=0, timestamp_ms=self.store.timestamp_ms)
         self.store.checksums.truncate(0)

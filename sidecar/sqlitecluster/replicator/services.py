@@ -176,6 +176,18 @@ def _ignore_transaction(_name: str, _header: Header, _position: Position) -> Non
     """Default listener: nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrimaryAddress:
+    """Whom a replica follows."""
+
+    name: str
+    """Empty: learned from the primary itself."""
+    url: str
+    """``http://host:port``, or ``https://…``."""
+    server_name: str = ""
+    """What its certificate must say; empty: made from the name."""
+
+
 class PeerIdentity(Protocol):
     """Certificates of this node, and who others are (``sqlitecluster.identity``)."""
 

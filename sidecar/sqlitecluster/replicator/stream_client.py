@@ -35,7 +35,7 @@ from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.replicator.lag import LagMeter
 from sqlitecluster.replicator.receive import Receiver
-from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.services import NodeServices, PrimaryAddress
 from sqlitecluster.replicator.work import Marker, WorkQueue
 from sqlitecluster.shared import NodeWord
 
@@ -49,7 +49,8 @@ REFUSED_RETRY_S: Final = 15.0
 READ_S: Final = 5.0
 CONNECT_S: Final = 5.0
 ACK_S: Final = 0.5
-_STREAM_CODES: Final = ("StreamBroken", "ClusterMismatch", "NoPrimary", "InvalidFrame")
+DRAINED_S: Final = 5.0
+_STREAM_CODES: Final = ("StreamBroken", "ClusterMismatch", "NoPrimary", "InvalidFrame", "StaleEpoch", "NotPrimary")
 
 
 class StreamClient:
@@ -78,12 +79,16 @@ class StreamClient:
         self._hurry = asyncio.Event()
         self._transport: asyncio.BaseTransport | None = None
         self._renew_at = peers.NEVER
+        self._is_cut = False
+        config = node.config
+        self._address = PrimaryAddress(config.primary_name, config.primary_url) if config.primary_url else None
         self.primary: Hello | None = None
         self.connected = False
         self.on_primary: Callable[[], None] = lambda: None
         self.on_sync: Callable[[], None] = lambda: None
         receiver.on_ready = self._ready
         receiver.on_heartbeat = self._heartbeat
+        receiver.on_sync = self._sync
 
     def room(self) -> None:
         """Apply thread: there is room in the queue again."""
@@ -102,24 +107,52 @@ class StreamClient:
         self._reconnect()
         self._hurry.set()
 
+    @property
+    def address(self) -> PrimaryAddress | None:
+        """Whom this replica follows; None: nobody at the moment."""
+        return self._address
+
+    def follow(self, address: PrimaryAddress | None) -> None:
+        """Event loop: follow somebody else, or nobody; what an earlier primary still sends is not taken."""
+        self._address = address
+        self._lag.restart()
+        self.cut()
+
+    def cut(self) -> None:
+        """Event loop: take nothing more from the present stream."""
+        self.connected, self._is_cut = False, True
+        self.again()
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Until all that was received is applied; False when something stays in the way."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._drained()
+                return True
+        return False
+
     async def run(self) -> None:
         """Follow the primary until cancelled."""
         impatient = time.monotonic() + IMPATIENT_S
         while True:
             self._hurry.clear()
-            pause = await self._attempt()
+            if self._address is None:
+                await self._hurry.wait()
+                continue
+            pause = await self._attempt(self._address)
             if not self._counters.connects and time.monotonic() < impatient:
                 pause = min(pause, FIRST_RETRY_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause * random.uniform(1.0, 1.3)):
                     await self._hurry.wait()
 
-    async def _attempt(self) -> float:
+    async def _attempt(self, address: PrimaryAddress) -> float:
         """Follow until the stream ends; returns the seconds until the next try."""
         report = self._node.problems.report
         try:
-            await self._drained()
-            await self._follow()
+            # A database that waits for a lock holds up the others only so long: what is sent again is skipped.
+            await self.drained(DRAINED_S)
+            await self._follow(address)
         except ClusterMismatch as error:
             report(error.code, error.message)
             return REFUSED_RETRY_S
@@ -128,21 +161,21 @@ class StreamClient:
         except SQLiteClusterError as error:
             report(error.code, error.message)
         except (OSError, TimeoutError) as error:
-            report("NoPrimary", f"no primary answers at {self._node.config.primary_url}: {_text(error)}")
+            report("NoPrimary", f"no primary answers at {address.url}: {_text(error)}")
         finally:
             self._ended()
         return RETRY_S
 
-    async def _follow(self) -> None:
-        url = urlsplit(self._node.config.primary_url)
+    async def _follow(self, address: PrimaryAddress) -> None:
+        url = urlsplit(address.url)
         host, port = url.hostname or "", url.port or 20202
         identity = self._node.identity
-        tls = peers.dial(identity, self._node.config.primary_name, "", host)
+        tls = peers.dial(identity, address.name, address.server_name, host)
         async with asyncio.timeout(CONNECT_S):
             transport, connection = await self._loop.create_connection(
                 lambda: PrimaryConnection("/stream", url.netloc, self._take, self._count, READ_S), host, port, **tls
             )
-        self._connection, self._transport = connection, transport
+        self._connection, self._transport, self._is_cut = connection, transport, False
         self._renew_at = peers.renew_at(identity, transport)
         acks = asyncio.create_task(self._send_acks(connection))
         try:
@@ -152,8 +185,8 @@ class StreamClient:
                 frame = await connection.next_frame()
                 if self.connected:
                     await self._receiver.feed(frame)
-                else:
-                    self._met(frame)
+                elif not self._is_cut:
+                    self._met(frame, address)
                 connection.done()
                 if self._queue.full:
                     connection.hold(True)
@@ -173,7 +206,7 @@ class StreamClient:
     def _count(self, size: int) -> None:
         self._counters.bytes_received += size
 
-    def _met(self, frame: Frame) -> None:
+    def _met(self, frame: Frame, address: PrimaryAddress) -> None:
         if frame.type is FrameType.ERROR:
             error = wire.decode_json(frame)
             raise from_wire(str(error.get("code", "")), str(error.get("message", "")))
@@ -190,7 +223,7 @@ class StreamClient:
             self._node.store.set_cluster_id(adopt)
         changed = self.primary != peer
         self.primary, self.connected = peer, True
-        state.set_primary_name(self._node.config.primary_name or peer.name)
+        state.set_primary_name(address.name or peer.name)
         for code in _STREAM_CODES:
             self._node.problems.clear(code)
         self._lag.restart()
@@ -233,6 +266,13 @@ class StreamClient:
 
     def _ready(self) -> None:
         self._queue.put(Marker(self._later(self._in_sync)))
+
+    def _sync(self) -> None:
+        self._queue.put(Marker(self._later(self._acknowledge)))
+
+    def _acknowledge(self) -> None:
+        if self._connection is not None:
+            self._connection.send(self._acks())
 
     def _in_sync(self) -> None:
         self._lag.in_sync = True

@@ -17,13 +17,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from sqlitecluster.errors import NotPrimary, SQLiteClusterError, StreamError, WireError
+from sqlitecluster.errors import NotPrimary, SQLiteClusterError, StaleEpoch, StreamError, WireError
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.decide import Reason
 from sqlitecluster.replication.lineage import Hello, meet
@@ -47,6 +47,10 @@ CLAIMS_S: Final = 30.0
 _WRITE_BYTES: Final = 128 * 1024
 _AT_ONCE_BYTES: Final = 32 * 1024
 MAX_CLAIMS: Final = 16_384
+_LOOK_S: Final = 0.1
+
+Positions = Mapping[str, tuple[int, int, int]]
+"""Name → (epoch of the newest transaction, TXID, checksum)."""
 
 
 class StreamHub:
@@ -67,7 +71,10 @@ class StreamHub:
         self.executor = executor
         self.streams: set[ReplicaStream] = set()
         self.primary = node.config.role == "primary"
+        self.on_newer_epoch: Callable[[int], None] = lambda _epoch: None
+        """A replica knows a newer epoch than ours: this node is not the primary any more."""
         self._closing = False
+        self._acknowledged = asyncio.Event()
 
     def transactions(self, batch: list[Committed]) -> None:
         """Dispatcher listener: wake every stream for the databases that changed."""
@@ -75,9 +82,39 @@ class StreamHub:
         for stream in self.streams:
             stream.changed(names)
 
+    async def wait_acknowledged(self, name: str, positions: Positions, deadline: float) -> bool:
+        """Until a replica has acknowledged all of these positions; False at the deadline (CLOCK_MONOTONIC)."""
+        asked: ReplicaStream | None = None
+        while True:
+            self._acknowledged.clear()
+            stream = next((stream for stream in self.streams if stream.peer.name == name), None)
+            if stream is not None and stream.has(positions):
+                return True
+            if stream is not None and stream is not asked:
+                asked = stream
+                stream.ask()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_S)):
+                    await self._acknowledged.wait()
+
+    def acknowledged(self) -> None:
+        """A replica acknowledged something."""
+        self._acknowledged.set()
+
+    async def shut(self) -> None:
+        """This node is not the primary any more: end all streams."""
+        self.primary = False
+        await self._end_streams()
+
     async def close(self) -> None:
         """The node stops: end all streams with an END frame."""
         self._closing = True
+        await self._end_streams()
+
+    async def _end_streams(self) -> None:
         for stream in list(self.streams):
             stream.stop()
         deadline = time.monotonic() + 2
@@ -94,12 +131,15 @@ class StreamHub:
             peer, claims = await asyncio.wait_for(_read_claims(frames), CLAIMS_S)
             peers.check_name(self.node.identity, request.transport, peer.name)
             meet(self.hello(), peer)
+            self._check_epoch(peer)
         except TimeoutError as error:
             raise StreamError(f"the replica sent no positions within {CLAIMS_S:.0f} s") from error
         except SQLiteClusterError as error:
             self.counters.refused_streams += 1
             log.warning("refused a stream to %s: %s", request.remote, error)
             raise
+        if not self.primary or self._closing:
+            raise NotPrimary(f"node {self.node.config.name!r} is no primary any more")
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -111,6 +151,12 @@ class StreamHub:
             self.streams.discard(stream)
             stream.close()
         return response
+
+    def _check_epoch(self, peer: Hello) -> None:
+        own = self.hello().epoch
+        if peer.epoch > own:
+            self.on_newer_epoch(peer.epoch)
+            raise StaleEpoch(f"replica {peer.name!r} knows epoch {peer.epoch}; this primary is of epoch {own}")
 
 
 class ReplicaStream:
@@ -133,6 +179,7 @@ class ReplicaStream:
         self._stopping = False
         self._heard = time.monotonic()
         self._failure: SQLiteClusterError | None = None
+        self._asked = False
         self.lanes: dict[str, Lane] = {claim.name: self._lane(claim) for claim in claims}
         for name in hub.node.store.names():
             self.lanes.setdefault(name, self._lane(Claim(name, ZERO)))
@@ -173,6 +220,19 @@ class ReplicaStream:
         write.close()
         self._failure = StreamError("a write waited although the socket had room")
 
+    def has(self, positions: Positions) -> bool:
+        """Whether the replica has acknowledged all of these."""
+        for name, (_epoch, txid, checksum) in positions.items():
+            lane = self.lanes.get(name)
+            if lane is None or lane.acked.txid < txid or (lane.acked.txid == txid and lane.acked.checksum != checksum):
+                return False
+        return True
+
+    def ask(self) -> None:
+        """Have the replica acknowledge as soon as it has all that is sent until then."""
+        self._asked = "epochs" in self.peer.capabilities
+        self._wake.set()
+
     def stop(self) -> None:
         """End the stream cleanly."""
         self._stopping = True
@@ -212,6 +272,9 @@ class ReplicaStream:
                 if not more and not self.ready:
                     self.ready = True
                     await self._write(wire.encode(FrameType.READY), "READY")
+                if not more and self._asked:
+                    self._asked = False
+                    await self._write(wire.encode(FrameType.SYNC), "SYNC")
                 now = time.monotonic()
                 if now >= next_beat:
                     await self._write(wire.encode_heartbeat(time.time_ns() // 1_000_000), "HEARTBEAT")
@@ -272,6 +335,7 @@ class ReplicaStream:
                     lane = self.lanes.get(frame.name)
                     if lane is not None:
                         lane.acked = wire.decode_position(frame)
+                        self._hub.acknowledged()
                 elif frame.type is not FrameType.HEARTBEAT:
                     raise WireError("type", frame.type.name, "not what a replica sends in a stream")
             self._failure = StreamError("the replica ended the stream")
@@ -283,7 +347,7 @@ class ReplicaStream:
 
     def _lane(self, claim: Claim) -> Lane:
         hub = self._hub
-        return Lane(claim, hub.node.find, self._snapshot, hub.executor)
+        return Lane(claim, hub.node.find, self._snapshot, hub.executor, epochs="epochs" in self.peer.capabilities)
 
     def _snapshot(self, db: DatabaseStore, reason: Reason) -> SnapshotSender:
         log.info("replica %s: snapshot of %s at %s (%s)", self.peer.name, db.name, db.position, reason.name.lower())

@@ -58,13 +58,22 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """A database that has transaction ``txid`` is of the primary's epoch."""
+
+    name: str
+    epoch: int
+    txid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Marker:
     """Calls back, in the apply thread, when everything before it is applied."""
 
     reached: Callable[[], None]
 
 
-Work = Transaction | Install | Drop | Marker
+Work = Transaction | Install | Drop | Epoch | Marker
 
 
 class WorkQueue:

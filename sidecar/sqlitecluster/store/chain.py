@@ -19,7 +19,7 @@ from sqlitecluster.ltx import HEADER_SIZE, TRAILER_SIZE, Decoder, Header, Traile
 from sqlitecluster.replication.position import ZERO, Position
 from sqlitecluster.store import boot
 from sqlitecluster.store.log import Logged
-from sqlitecluster.store.state import StateWord
+from sqlitecluster.store.state import OWNER_SIDECAR, StateWord
 from sqlitecluster.store.tail import Entry
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     if trusted and known.txid > reached.txid and not _continues(leftovers, reached):
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
-    if last is not None and last.wal_size and last.node_id == node.node_id:
-        _set_wal_mark(database, last)
+    own = last is not None and last.wal_size and last.node_id == node.node_id
+    if last is not None and own and not (trusted and database.owner == OWNER_SIDECAR):
+        _set_wal_mark(database, last)  # a replica may get back what it captured itself, in an earlier role
     _set(database, reached, last or header, trusted and reached == known)
 
 

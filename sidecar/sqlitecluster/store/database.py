@@ -161,6 +161,7 @@ class DatabaseStore(Marks):
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
         if header.node_id == self._node.node_id and not words[StateWord.WAL_OWNER]:
             words[StateWord.OWNER] = OWNER_PROGRAMS
+            words[StateWord.EPOCH] = self._node.epoch or words[StateWord.EPOCH]
         self.position = Position(header.max_txid, post)
 
     def _store_sums(self, header: Header, pgnos: PageNumbers, page_sums: Sums) -> None:

@@ -70,6 +70,8 @@ class NodeStore:
         self.clock = clock or SystemClock()
         self.disk = disk or Disk()
         self.ring = Ring(ring_bytes)
+        self.epoch = 0
+        """Of what this node captures: the primary's; 0 while it is none."""
         self.corrupt_files = 0
         """Damaged files that were moved to lost+found since the start."""
         self.wake = threading.Event()
