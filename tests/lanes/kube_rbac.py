@@ -33,32 +33,29 @@ MORE = (*MORE, ("rbac.authorization.k8s.io", "roles", "bind"), ("", "users", "im
 Right = tuple[str, str, str]  # group, resource, verb
 
 READ = "get list watch"
-OWN = "get list watch create update patch delete"
+OWN = "get list watch create patch delete"
 IN_NAMESPACE = {
     ("sqlitecluster.dev", "sqliteclusters"): "get list watch patch",
     ("sqlitecluster.dev", "sqliteclusters/status"): "patch",
     ("sqlitecluster.dev", "sqliteclusters/finalizers"): "update",
     ("apps", "statefulsets"): OWN,
     ("", "services"): OWN,
-    ("", "configmaps"): OWN,
+    ("", "configmaps"): f"{OWN} update",
     ("", "serviceaccounts"): OWN,
     ("", "pods"): "get list watch patch delete",
-    ("", "pods/eviction"): "create",
-    ("", "persistentvolumeclaims"): "get list watch patch delete",
+    ("", "persistentvolumeclaims"): "get list watch patch",
     ("", "secrets"): "get create update",
     ("rbac.authorization.k8s.io", "roles"): OWN,
     ("rbac.authorization.k8s.io", "rolebindings"): OWN,
-    ("coordination.k8s.io", "leases"): OWN,
+    ("coordination.k8s.io", "leases"): f"{OWN} update",
     ("policy", "poddisruptionbudgets"): OWN,
     ("networking.k8s.io", "networkpolicies"): OWN,
     ("monitoring.coreos.com", "podmonitors"): "get create patch delete",
-    ("", "events"): "create patch",
-    ("events.k8s.io", "events"): "create patch",
+    ("", "events"): "get list create patch",
 }
 EVERYWHERE = {
     ("authentication.k8s.io", "tokenreviews"): "create",
     ("", "nodes"): READ,
-    ("storage.k8s.io", "storageclasses"): "get list",
 }
 AT_HOME = {("coordination.k8s.io", "leases"): "create", ("", "secrets"): "create"}
 SIDECAR = {("", "pods"): READ}
@@ -241,7 +238,7 @@ def can_i(kube: Kube, _run: Run) -> None:
             ("create statefulsets.apps", "yes"),
             ("patch sqliteclusters.sqlitecluster.dev", "yes"),
             ("patch sqliteclusters.sqlitecluster.dev --subresource=status", "yes"),
-            ("create pods --subresource=eviction", "yes"),
+            ("create pods --subresource=eviction", "no"),
             ("create pods --subresource=exec", "no"),
             ("create pods", "no"),
             ("list secrets", "no"),
