@@ -79,9 +79,9 @@ def deployed() -> Iterator[Cluster]:
         yield running
 
 
-def image_tag(name: str = "sqlitecluster-sample") -> str:
-    """The tag of an image of this checkout (after ``deployed()``)."""
-    return references(ARCHIVES / f"{name}.tar")[0].rpartition(":")[2]
+def image(name: str) -> str:
+    """The reference of an image of this checkout (after ``deployed()``)."""
+    return references(ARCHIVES / f"{name}.tar")[0]
 
 
 def kubectl(*arguments: str, text: str | None = None, limit_s: float = 60.0) -> str:

@@ -1,0 +1,90 @@
+"""What programs were told: rows that were acknowledged, read from the journals of the sample program."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ack:
+    """One acknowledged commit."""
+
+    at: float
+    """Wall clock in seconds; all nodes of the local cluster share one."""
+    pod: str
+    token: str
+    row: int
+
+
+def read(folder: Path) -> list[Ack]:
+    """All acknowledged rows of all pods, in the order in which they were acknowledged."""
+    acks = []
+    for path in folder.glob("*.journal"):
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # the last line of a killed program
+            acks.append(Ack(entry["at"], entry["pod"], entry["token"], entry["id"]))
+    return sorted(acks)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Who wrote last, who wrote next, and the time between the two."""
+
+    old: str
+    new: str
+    seconds: float
+    resumed_at: float
+
+
+def gap_after(acks: Sequence[Ack], moment: float, old: str) -> Gap | None:
+    """The first acknowledgement of another pod than ``old`` after ``moment``, and the last one of ``old`` before it."""
+    later = next((ack for ack in acks if ack.at > moment and ack.pod != old), None)
+    if later is None:
+        return None
+    before = [ack.at for ack in acks if ack.pod == old and ack.at <= later.at]
+    return Gap(old, later.pod, later.at - (before[-1] if before else moment), later.at)
+
+
+def resumed_after(acks: Sequence[Ack], moment: float) -> float | None:
+    """Seconds from ``moment`` to the first acknowledgement after the longest silence that follows it."""
+    times = [moment, *(ack.at for ack in acks if ack.at > moment)]
+    if len(times) < 2:
+        return None
+    silences = [(after - before, after) for before, after in zip(times, times[1:], strict=False)]
+    return max(silences)[1] - moment
+
+
+def missing(acks: Iterable[Ack], rows: dict[str, list[int]]) -> list[Ack]:
+    """Acknowledged rows that a database does not have."""
+    return [ack for ack in acks if ack.row not in rows.get(ack.token, ())]
+
+
+def doubled(rows: dict[str, list[int]]) -> list[str]:
+    """Tokens that a database has more than once."""
+    return [token for token, ids in rows.items() if len(ids) > 1]
+
+
+def by_token(pairs: Iterable[tuple[int, str]]) -> dict[str, list[int]]:
+    """(id, token) pairs as a table."""
+    table: dict[str, list[int]] = defaultdict(list)
+    for row, token in pairs:
+        table[token].append(row)
+    return dict(table)
+
+
+def late(acks: Iterable[Ack], pod: str, moment: float) -> list[Ack]:
+    """What a pod acknowledged after ``moment``, when another one had begun: two primaries at once."""
+    return [ack for ack in acks if ack.pod == pod and ack.at > moment]
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value below which ``part`` of all lie (nearest rank); 0 for none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
