@@ -19,6 +19,7 @@ import itertools
 import json
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from aiohttp import web
 
 from sqlitecluster.errors import (
     BadName,
+    ClusterMismatch,
     FormatError,
     NoSuchDatabase,
     NotADatabase,
@@ -41,7 +43,7 @@ from sqlitecluster.errors import (
 )
 from sqlitecluster.replication.lineage import check_cluster_id
 from sqlitecluster.replication.position import Position
-from sqlitecluster.replicator import metrics
+from sqlitecluster.replicator import metrics, peers
 from sqlitecluster.replicator.copy import Copy, copy_database
 from sqlitecluster.replicator.events import EventHub
 from sqlitecluster.replicator.info import NodeView
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     import ssl
 
     from sqlitecluster.replicator.dispatch import Committed
+    from sqlitecluster.replicator.role_api import RoleApi
     from sqlitecluster.store.database import DatabaseStore
 
 log = logging.getLogger(__name__)
@@ -77,6 +80,8 @@ class Api:
     stream: Handler
     adopted: Callable[[], None]
     """Called when the cluster id was changed by hand."""
+    roles: RoleApi | None = None
+    """Routes about roles."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     # -- applications ----------------------------------------------------------------
@@ -93,6 +98,8 @@ class Api:
         app.router.add_get("/cluster-id", self.cluster_id)
         app.router.add_post("/cluster-id", self.adopt)
         app.router.add_post("/import", self.import_database)
+        if self.roles is not None:
+            self.roles.add_local(app)
         return app
 
     def monitoring(self) -> web.Application:
@@ -101,15 +108,27 @@ class Api:
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/info", self.info)
+        if self.roles is not None:
+            self.roles.add_monitoring(app)
         return app
 
     def peers(self) -> web.Application:
         """What other nodes ask."""
         app = _application()
+        app.middlewares.append(self._while_certified)
         app.router.add_post("/stream", self.stream)
         app.router.add_get("/info", self.info)
         app.router.add_get("/healthz", self.healthz)
+        if self.roles is not None:
+            self.roles.add_peers(app)
         return app
+
+    @web.middleware
+    async def _while_certified(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A connection that is kept open is worth no more than the certificates that it began with."""
+        if time.time() >= peers.ends_at(self.view.node.identity, request.transport):
+            raise ClusterMismatch("a certificate of this connection ended; connect again")
+        return await handler(request)
 
     # -- handlers --------------------------------------------------------------------
 
