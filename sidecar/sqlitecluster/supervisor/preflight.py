@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.config.model import NodeConfig, RunAs
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import (
     AddressInUse,
@@ -41,6 +41,8 @@ def check(config: NodeConfig, *, fuse_device: str = "/dev/fuse") -> int:
     """
     check_folders(config)
     check_rights(fuse_device)
+    if config.run_as is not None:
+        check_user(config, config.run_as)
     try:
         lock_fd = lock.acquire(str(config.data_dir))
     except lock.DataLockedError as error:
@@ -68,6 +70,18 @@ def check_rights(fuse_device: str, status_file: str = "/proc/self/status") -> No
         raise NoFuseDevice(text) from error
     except OSError as error:
         raise NoFuseDevice(f"cannot open {fuse_device}: {error.strerror}; the container may lack the device") from error
+
+
+def check_user(config: NodeConfig, user: RunAs) -> None:
+    """That workers can become ``runAs``, and reach their folders then."""
+    if os.geteuid() != 0:
+        raise NotPermitted(f"runAs: only root can become user {user.uid}, and this is user {os.geteuid()}")
+    for what, folder in (("data directory", config.data_dir), ("runtime directory", runtime_dir(config))):
+        for above in folder.parents:
+            if not _may_pass(os.stat(above), user):
+                raise NotPermitted(
+                    f"runAs: user {user.uid} cannot reach the {what}: {above} is closed to it (chmod o+x)"
+                )
 
 
 def check_folders(config: NodeConfig) -> None:
@@ -116,6 +130,12 @@ def _may_mount(status_file: str) -> bool:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
     return os.geteuid() == 0
+
+
+def _may_pass(seen: os.stat_result, user: RunAs) -> bool:
+    if seen.st_uid == user.uid:
+        return bool(seen.st_mode & stat.S_IXUSR)
+    return bool(seen.st_mode & (stat.S_IXGRP if seen.st_gid == user.gid else stat.S_IXOTH))
 
 
 def _check_apart(data: Path, mount: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +26,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedNode]:
     """A primary that the tests of one module share; each works below names of its own."""
     with MountedNode(tmp_path_factory.mktemp("node")) as node:
         yield node
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can pass; pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="sqlitecluster-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

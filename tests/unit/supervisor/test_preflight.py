@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sqlitecluster import errors
-from sqlitecluster.config.model import Listen, NodeConfig
+from sqlitecluster.config.model import Listen, NodeConfig, RunAs
 from sqlitecluster.supervisor import preflight
 
 QUIET = Listen(peers="", metrics="", api="")
@@ -138,3 +138,12 @@ def test_a_failed_check_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.
         preflight.check(config(tmp_path, Listen(peers="192.0.2.1:1")))
 
     os.close(preflight.check(config(tmp_path)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_the_workers_user_cannot_reach_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    wrong = NodeConfig(name="n1", data_dir=closed / "data", mount_dir=tmp_path / "mnt", run_as=RunAs())
+    with pytest.raises(errors.NotPermitted, match=r"user 65532 cannot reach the data directory: .* is closed to it"):
+        preflight.check_user(wrong, RunAs())
