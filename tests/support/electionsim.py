@@ -177,6 +177,33 @@ class Node:
         self.world.after(delay, lambda: self.step(event) if self.generation == generation else None)
 
 
+@dataclass
+class Request:
+    """One request for the Lease under way."""
+
+    node: Node
+    value: dict[str, Any] | None
+    sent: Instant
+    generation: int
+    done: bool = False
+
+    def give_up(self) -> None:
+        self._end(lambda now: m.LeaseFailed("no answer in time", self.sent, now))
+
+    def answer(self, result: LeaseRecord | None) -> None:
+        if self.value is None:
+            self._end(lambda now: m.LeaseRead(result, self.sent, now))
+        elif result is None:
+            self._end(m.LeaseConflict)
+        else:
+            self._end(lambda now: m.LeasePut(result, self.sent, now))
+
+    def _end(self, event: Callable[[Instant], m.Event]) -> None:
+        if not self.done and self.node.generation == self.generation:
+            self.done = True
+            self.node.step(event)
+
+
 class World:
     """Everything around the electors."""
 
@@ -250,39 +277,19 @@ class World:
 
     def request(self, node: Node, value: dict[str, Any] | None) -> None:
         """GET (None) or PUT, with loss and delay of both ways."""
-        sent, generation = node.now(), node.generation
-        answered = [False]
-
-        def give_up() -> None:
-            if not answered[0]:
-                answered[0] = True
-                node.step(lambda now: m.LeaseFailed("no answer in time", sent, now))
-
-        def answer(event: Callable[[Instant], m.Event]) -> None:
-            if not answered[0] and node.generation == generation:
-                answered[0] = True
-                node.step(event)
-
-        def land() -> None:
-            result = self.serve(value)
-            if value is not None and isinstance(result, LeaseRecord):
-                self.landed(node, result)
-            if not self.reaches_api(node):
-                return
-            if value is None:
-                found = result if isinstance(result, LeaseRecord) else None
-                reply: Callable[[Instant], m.Event] = lambda now: m.LeaseRead(found, sent, now)  # noqa: E731
-            elif isinstance(result, LeaseRecord):
-                reply = lambda now: m.LeasePut(result, sent, now)  # noqa: E731
-            else:
-                reply = m.LeaseConflict
-            self.after(self.delay(), lambda: answer(reply))
-
-        node.later(1.0 / node.rate, lambda now: m.Tick(now))
-        self.after(1.0 / node.rate, lambda: give_up() if node.generation == generation else None)
+        request = Request(node, value, node.now(), node.generation)
+        self.after(1.0 / node.rate, request.give_up)
         if self.reaches_api(node):
             slow = self.rng.random() < 0.02 + self.loss
-            self.after(self.rng.uniform(0.5, 30) if slow else self.delay(), land)
+            self.after(self.rng.uniform(0.5, 30) if slow else self.delay(), lambda: self.arrive(request))
+
+    def arrive(self, request: Request) -> None:
+        """The server carries it out, whether or not somebody still waits for the answer."""
+        result = self.serve(request.value)
+        if request.value is not None and result is not None:
+            self.landed(request.node, result)
+        if self.reaches_api(request.node):
+            self.after(self.delay(), lambda: request.answer(result))
 
     def serve(self, value: dict[str, Any] | None) -> LeaseRecord | None:
         found = self.store.value if value is None else self.store.put(value, self.time)
@@ -306,22 +313,25 @@ class World:
     def act(self, node: Node, action: m.Action) -> None:
         if not isinstance(action, m.ReadLease | m.PutLease | m.AskPeers | m.SetFence):
             self.say(f"{node.name} {action}"[:160])
+        if isinstance(action, m.ReadLease | m.PutLease):
+            self.request(node, action.record.to_object() if isinstance(action, m.PutLease) else None)
+        elif isinstance(action, m.AskPeers):
+            self.ask(node, action.epoch)
+        elif isinstance(action, m.Note):
+            node.durable = max(node.durable, action.epoch)
+        elif isinstance(action, m.SetFence):
+            node.fence = action.deadline
+            self.check_alone(node)
+        else:
+            self.act_role(node, action)
+
+    def act_role(self, node: Node, action: m.Action) -> None:
         match action:
-            case m.ReadLease():
-                self.request(node, None)
-            case m.PutLease(record):
-                self.request(node, record.to_object())
-            case m.AskPeers(epoch):
-                self.ask(node, epoch)
-            case m.Note(epoch):
-                node.durable = max(node.durable, epoch)
-            case m.SetFence(deadline):
-                node.fence = deadline
-                self.check_alone(node)
             case m.BecomePrimary(epoch):
                 self.become(node, epoch)
             case m.Demote():
-                self.demote(node)
+                node.accepting = node.draining = False
+                node.follows = ""
             case m.Follow(pod, _address, epoch):
                 node.follows = pod
                 if epoch < node.durable:
@@ -331,15 +341,14 @@ class World:
             case m.Resume():
                 node.draining = False
                 self.check_alone(node)
-            case m.TellTarget(pod, record, _drained, _started):
-                target = self.find(pod)
-                if self.linked(node, target) and self.rng.random() < 0.8:
-                    target.later(self.delay(), lambda now: m.HandOffReady(record, 5, 9, now))
+            case m.TellTarget(pod, record):
+                self.tell_target(node, self.find(pod), record)
             case m.Released():
-                self.say(f"{node.name} released")
                 self.crash(node, self.rng.uniform(0.5, 5), reborn=self.rng.random() < 0.7)
-            case m.Report():
-                pass
+
+    def tell_target(self, node: Node, target: Node, record: LeaseRecord) -> None:
+        if self.linked(node, target) and self.rng.random() < 0.8:
+            target.later(self.delay(), lambda now: m.HandOffReady(record, 5, 9, now))
 
     def find(self, pod: str) -> Node:
         return next(node for node in self.nodes if node.name == pod)
@@ -396,10 +405,6 @@ class World:
             if self.api_trouble <= self.lost_at:
                 self.outcome.takeovers_s.append(self.time - self.lost_at)
             self.lost_at = None
-
-    def demote(self, node: Node) -> None:
-        node.accepting = node.draining = False
-        node.follows = ""
 
     def drain(self, node: Node, pod: str, limit: float) -> None:
         request = node.elector.transfer.request.id if node.elector.transfer else ""
@@ -475,13 +480,24 @@ class World:
         until = self.time + length
         if kind in ("pause", "crash", "reborn") and node.is_open and length > 14:
             self.lost_at = self.time
-        if kind == "pause" and node.alive:
-            node.paused_until = max(node.paused_until, until)
-        elif kind in ("crash", "reborn") and node.alive:
-            self.crash(node, length, reborn=kind == "reborn")
-        elif kind == "soft" and node.alive:
-            self.soft_restart(node)
-        elif kind == "partition":
+        if kind in ("delete", "set-back", "cleared", "handoff", "demote"):
+            self.strike_lease(kind)
+        elif kind in ("partition", "api-cut", "api-freeze", "lossy"):
+            self.strike_network(kind, node, until)
+        elif kind == "jump":
+            node.real_at += self.rng.choice((-3600, -5, 5, 3600)) * SECOND
+        elif node.alive:
+            self.strike_process(kind, node, length)
+
+    def strike_lease(self, kind: str) -> None:
+        if kind in ("handoff", "demote"):
+            self.hand_off(kind)
+        elif self.store.value is not None:
+            self.api_trouble = self.time + 30
+            self.tamper(kind)
+
+    def strike_network(self, kind: str, node: Node, until: float) -> None:
+        if kind == "partition":
             for other in self.nodes:
                 self.cut_links[min(node.name, other.name), max(node.name, other.name)] = until
             if self.rng.random() < 0.5:
@@ -490,18 +506,19 @@ class World:
             self.cut_api[node.name], self.api_trouble = until, until + 15
         elif kind == "api-freeze":
             self.frozen_until = self.api_trouble = until + 15 * (self.rng.random() < 0.3)
-        elif kind == "lossy":
+        else:
             self.loss, self.api_trouble = self.rng.uniform(0.05, 0.5), until
-            self.after(length, lambda: setattr(self, "loss", 0.0))
-        elif kind == "jump":
-            node.real_at += self.rng.choice((-3600, -5, 5, 3600)) * SECOND
-        elif kind in ("handoff", "demote"):
-            self.hand_off(kind)
-        elif kind == "stop" and node.alive:
+            self.at(until, lambda: setattr(self, "loss", 0.0))
+
+    def strike_process(self, kind: str, node: Node, length: float) -> None:
+        if kind == "pause":
+            node.paused_until = max(node.paused_until, self.time + length)
+        elif kind == "soft":
+            self.soft_restart(node)
+        elif kind == "stop":
             node.step(m.Terminate)
-        elif kind in ("delete", "set-back", "cleared") and self.store.value is not None:
-            self.api_trouble = self.time + 30
-            self.tamper(kind)
+        else:
+            self.crash(node, length, reborn=kind == "reborn")
 
     def crash(self, node: Node, length: float, *, reborn: bool) -> None:
         node.alive, node.accepting, node.draining = False, False, False

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -111,7 +111,7 @@ class LeaseServer:
         self._ready = threading.Event()
         self._runner: web.AppRunner | None = None
 
-    def __enter__(self) -> LeaseServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         self._ready.wait(30)
         return self

@@ -1,0 +1,61 @@
+"""Lane: thousands of simulated clusters; never two open fences, never an epoch twice.
+
+Each seed is one run of ``support.electionsim``: three to five electors with clocks of
+different speed, and a random sequence of pauses, crashes, restarts, partitions, lost and
+late answers, a frozen API, a Lease that is deleted, emptied or set back, hand-offs and
+stops. A seed that fails is a command: ``python -m lanes.election --only SEED``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+
+from support import lane
+from support.electionsim import Outcome, simulate
+from support.lane import Run
+
+CHUNK = 20
+
+
+def body(run: Run) -> None:
+    """Seeds up to the count, on all processors."""
+    if run.options.only:
+        run.wanted = 1
+        outcome = simulate(int(run.options.only), trace=True)
+        print("\n".join(outcome.trace))
+        take(run, outcome, [])
+        return
+    first = run.rng().randrange(1 << 40)
+    takeovers: list[float] = []
+    openings = hand_offs = 0
+    with multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
+        for outcome in pool.imap_unordered(simulate, range(first, first + run.wanted), CHUNK):
+            take(run, outcome, takeovers)
+            openings += outcome.openings
+            hand_offs += outcome.hand_offs
+            if len(run.violations) >= 10:
+                break
+    run.say(f"{openings} openings, {hand_offs} of them by hand-off")
+    if takeovers:
+        takeovers.sort()
+        p50, p99 = takeovers[len(takeovers) // 2], takeovers[int(len(takeovers) * 0.99)]
+        run.say(f"{len(takeovers)} losses in simulated time: open again p50 {p50:.1f} s, p99 {p99:.1f} s")
+
+
+def take(run: Run, outcome: Outcome, takeovers: list[float]) -> None:
+    """Count one run."""
+    for text in outcome.violations[:1]:
+        run.violation(text)
+    takeovers += outcome.takeovers_s
+    run.count()
+
+
+def main() -> int:
+    """Entry of ``python -m lanes.election``."""
+    return lane.run_lane(lane.parse("election", "seeds", 400, None), body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
