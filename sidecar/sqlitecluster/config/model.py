@@ -143,6 +143,8 @@ class NodeConfig:
     """Deleting a database: ``Trash`` keeps its files for the retention, ``Refuse`` refuses."""
     verify: str = "Background"
     """``Background``, ``EveryTransaction`` or ``Off``: comparing images with page checksums."""
+    max_lag_s: float = 0.0
+    """A replica further behind its primary is not ready (``/healthz/ready``); 0: however far."""
     reserve_bytes: int = 0
     """Disk kept for capture; 0 means max(64 MiB, 2 % of the disk)."""
     park_s: float = 20.0

@@ -322,7 +322,10 @@ class Applier:
         """Make a database ready for programs; what cannot be done now is tried again."""
         self._hold_at[name] = time.monotonic() + RETRY_S
         try:
-            self._database(name).hold()
+            db = self._database(name)
+            db.hold()
+            if self._node.config.role == "elected":
+                self._drainer.look(db)  # programs may have left a long log
         except (LockTimeout, NoSpace, OSError) as error:
             self._report(name, error)
         except SQLiteClusterError as error:

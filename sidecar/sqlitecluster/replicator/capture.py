@@ -66,7 +66,7 @@ class Capture:
 
     def start(self) -> None:
         """Begin to capture."""
-        self._drop_stale_spools()
+        drop_stale_spools(self._node)
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -215,18 +215,19 @@ class Capture:
             database = self._databases[slot] = DatabaseCapture(self._node, slot)
         return database
 
-    def _drop_stale_spools(self) -> None:
-        """Spools of an earlier life of the node: slots were given out anew, so only the image can tell."""
-        stale = False
-        kept = list_spools(self._node.store.data_dir) + list_spools(runtime_dir(self._node.config))
-        for slot, seq, path in kept:
-            words = self._state.slot(slot) if slot < self._state.count else None
-            if words is None or not words[Word.SPOOL_DONE] < seq <= words[Word.SPOOL_SEQ]:
-                path.unlink(missing_ok=True)
-                stale = stale or words is None or seq > words[Word.SPOOL_SEQ]
-        if stale:
-            for name in self._node.store.names():
-                self._node.store.open(name).set_needs_compare(True)
+
+def drop_stale_spools(node: NodeServices) -> None:
+    """Spools of an earlier life of the node: slots were given out anew, so only the image can tell."""
+    stale = False
+    state = node.state
+    for slot, seq, path in list_spools(node.store.data_dir) + list_spools(runtime_dir(node.config)):
+        words = state.slot(slot) if slot < state.count else None
+        if words is None or not words[Word.SPOOL_DONE] < seq <= words[Word.SPOOL_SEQ]:
+            path.unlink(missing_ok=True)
+            stale = stale or words is None or seq > words[Word.SPOOL_SEQ]
+    if stale:
+        for name in node.store.names():
+            node.store.open(name).set_needs_compare(True)
 
 
 def _set_timer_slack(nanoseconds: int) -> None:

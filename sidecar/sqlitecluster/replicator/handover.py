@@ -34,6 +34,8 @@ class Handover:
     def __init__(self, node: NodeServices) -> None:
         self._node = node
         self.databases: dict[str, ReplicaDb] = {}
+        """Those that programs cannot write any more."""
+        self._tried: dict[str, ReplicaDb] = {}
         self._stuck: dict[str, str] = {}
 
     def begin(self) -> None:
@@ -70,9 +72,10 @@ class Handover:
 
     def release(self) -> None:
         """Programs may write again: the hand-off was called off."""
-        for db in self.databases.values():
+        for db in self._tried.values():
             db.close()
         self.databases.clear()
+        self._tried.clear()
         self.end()
 
     def end(self) -> None:
@@ -91,7 +94,9 @@ class Handover:
         return [state.name(int(slot)) for slot in state.column(Word.WRITERS).nonzero()[0]]
 
     def _try(self, name: str, deadline: float) -> bool:
-        db = self.databases.get(name) or ReplicaDb(self._node, name)
+        db = self._tried.get(name)
+        if db is None:
+            db = self._tried[name] = ReplicaDb(self._node, name)
         try:
             db.seize(deadline)
         except LockTimeout as error:

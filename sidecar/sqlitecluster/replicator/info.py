@@ -28,6 +28,7 @@ from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord,
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
 
 if TYPE_CHECKING:
+    from sqlitecluster.config.model import NodeConfig
     from sqlitecluster.replicator.stream_server import ReplicaStream
     from sqlitecluster.store.database import DatabaseStore
 
@@ -54,6 +55,9 @@ class NodeView:
     streams: Callable[[], list[ReplicaStream]]
     waiting_bytes: Callable[[], int]
     subscribers: Callable[[], int]
+    primary_url: Callable[[], str] = str
+    """Address of the primary that is followed; empty: none."""
+    positions: Callable[[], dict[str, tuple[int, int, int]]] = dict
 
     @property
     def is_primary(self) -> bool:
@@ -100,9 +104,9 @@ class NodeView:
         count, names = self._local_only()
         cluster = node.store.cluster_id()
         value: dict[str, Any] = {"clusterID": cluster} if cluster else {}
-        value |= {"isPrimary": self.is_primary, "candidate": config.role == "primary", "path": str(config.data_dir)}
+        value |= {"isPrimary": self.is_primary, "candidate": _is_candidate(config), "path": str(config.data_dir)}
         if not self.is_primary:
-            value["primary"] = {"hostname": node.state.primary_name(), "url": config.primary_url}
+            value["primary"] = {"hostname": node.state.primary_name(), "url": self.primary_url()}
         lag = self.lag_ms()
         words = node.state.node
         value |= {
@@ -119,6 +123,7 @@ class NodeView:
             "remounts": int(words[NodeWord.REMOUNTS]),
             "writesRefused": int(words[NodeWord.WRITES_REFUSED]),
             "replicaWrites": config.replica_writes,
+            "positions": {name: list(position) for name, position in self.positions().items()},
             "databases": [self._database(db) for db in self.databases()],
             "localOnlyFiles": {"count": count, "paths": names},
             "replicas": [self._replica(stream) for stream in self.streams()],
@@ -262,6 +267,12 @@ class NodeView:
             if size is not None:
                 samples.append((f"{_PREFIX}process_resident_bytes", {"process": process}, size))
         return samples
+
+
+def _is_candidate(config: NodeConfig) -> bool:
+    if config.role == "elected":
+        return config.election is None or config.election.candidate
+    return config.role == "primary"
 
 
 def _problem(code: str, database: str, message: str, since_ms: int) -> dict[str, str]:

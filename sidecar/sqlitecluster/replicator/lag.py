@@ -31,6 +31,12 @@ class LagMeter:
         self._delay_ms = NEVER
         self.in_sync = False
 
+    def reset(self) -> None:
+        """Another primary is followed, or none: not in sync with it yet."""
+        self.in_sync = False
+        self._offsets.clear()
+        self._visible_ms, self._delay_ms = 0, NEVER
+
     def heartbeat(self, primary_ms: int, now_ms: int) -> None:
         """A heartbeat arrived; the smallest difference seen is the clocks' offset."""
         self._offsets.append(now_ms - primary_ms)

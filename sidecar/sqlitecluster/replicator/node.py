@@ -20,30 +20,44 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from sqlitecluster.config.model import NodeConfig
-from sqlitecluster.replication.lineage import Hello, make_cluster_id
+from sqlitecluster.replication.lineage import Hello
 from sqlitecluster.replication.retention import RetentionPolicy
 from sqlitecluster.replicator import through
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.dispatch import Committed, Dispatcher
 from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.replicator.events import EventHub
+from sqlitecluster.replicator.health import Health
 from sqlitecluster.replicator.http_api import Api, listen
 from sqlitecluster.replicator.info import NodeView, version
 from sqlitecluster.replicator.lag import LagMeter
-from sqlitecluster.replicator.roles import PrimaryRole, ReplicaRole, Role
-from sqlitecluster.replicator.services import Bells, NodeServices, PeerIdentity, Problem, SupervisorLink
+from sqlitecluster.replicator.role_api import RoleApi
+from sqlitecluster.replicator.rolechange import Roles
+from sqlitecluster.replicator.roles import Parts, Role
+from sqlitecluster.replicator.services import (
+    Bells,
+    NodeServices,
+    PeerIdentity,
+    PrimaryAddress,
+    Problem,
+    SupervisorLink,
+)
 from sqlitecluster.replicator.snapshot_send import read_pages
-from sqlitecluster.replicator.stream_server import StreamHub
+from sqlitecluster.replicator.stream_server import Positions, ReplicaStream, StreamHub
 from sqlitecluster.replicator.verifying import BackgroundVerifier
 from sqlitecluster.shared import Bell, NodeWord, State
 from sqlitecluster.store.housekeeper import Housekeeper
 from sqlitecluster.store.node import NodeStore
+
+if TYPE_CHECKING:
+    from sqlitecluster.replicator.elected import Elected
 
 log = logging.getLogger(__name__)
 
@@ -106,19 +120,19 @@ class Replicator:
         policy = RetentionPolicy(age_s=retention.age_s, size_bytes=retention.size_bytes)
         self._housekeeper = Housekeeper(node.store, policy, retention.interval_s)
         self._hub = StreamHub(node, self.hello, self._counters, self._executor, read_pages)
-        self._role: Role
-        if config.role == "primary":
-            self._role = PrimaryRole(node, self._hub)
-        else:
-            self._role = ReplicaRole(node, self._counters, self._lag, self.hello, self._executor, self._epochs)
+        self._parts = Parts(node, self._hub, self._counters, self._lag, self.hello, self._executor, self._epochs)
+        self.roles = Roles(self._parts)
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._view = NodeView(
             node,
             self._counters,
             self._lag,
-            connected=lambda: self._role.connected,
+            connected=lambda: self.roles.role.connected,
             streams=lambda: list(self._hub.streams),
-            waiting_bytes=lambda: self._role.waiting_bytes,
+            waiting_bytes=lambda: self.roles.role.waiting_bytes,
             subscribers=lambda: self._events.count,
+            primary_url=self._primary_url,
+            positions=self.roles.positions,
         )
         self._events = EventHub(self._view.role)
         self._api = Api(
@@ -126,13 +140,15 @@ class Replicator:
             self._events,
             self._executor,
             read_pages,
-            self._role.import_image,
+            self.roles.role.import_image,
             self._hub.handle,
-            self._role.cluster_changed,
+            lambda: self.roles.role.cluster_changed(),
+            RoleApi(self._view, self.roles, self._hub, Health(self._view, self.roles)),
         )
+        self._elected: Elected | None = None
         self._runners: list[web.AppRunner] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._verifier = BackgroundVerifier(node, self._executor, self._role.damaged)
+        self._verifier = BackgroundVerifier(node, self._executor, lambda name: self.roles.role.damaged(name))
 
     def hello(self) -> Hello:
         """How this node presents itself to others."""
@@ -148,9 +164,6 @@ class Replicator:
         """
         node = self._node
         shutil.rmtree(node.config.data_dir / "staging", ignore_errors=True)  # half-done copies of an earlier process
-        if node.config.role == "primary":
-            self._begin_as_primary()
-        node.state.node[NodeWord.EPOCH] = self._epochs.value
         self._dispatcher.listen(self._hub.transactions)
         self._dispatcher.listen(self._events.transactions)
         self._dispatcher.listen(self._api.transactions)
@@ -161,25 +174,39 @@ class Replicator:
         self._housekeeper.start()
         node.identity = await _identity(node)
         await self._listen()
-        self._role.on_change = self._events.primary_changed
-        self._role.on_sync = self._synced
-        await self._role.start()
+        self._parts.on_change = self._events.primary_changed
+        self._parts.on_sync = self._synced
+        self._parts.on_failure = self._failed
+        self.roles.on_role = self._role_changed
+        await self.roles.start()
         self._tasks = [asyncio.create_task(self._publish_lag()), asyncio.create_task(self._verifier.run())]
         node.supervisor.ready()
         log.info("ready as %s, epoch %d", node.config.role, self._epochs.value)
+        await self._take_part()
 
     async def failed(self) -> None:
-        """Returns or raises when the role cannot go on."""
-        await self._role.ended()
+        """Raises when the role cannot go on."""
+        await asyncio.shield(self._failure)
+
+    async def _take_part(self) -> None:
+        """Begin to take part in the election, if there is one."""
+        if self._node.config.election is None:
+            return
+        from sqlitecluster.replicator.elected import Elected
+
+        self._elected = Elected(self)
+        await self._elected.start()
 
     async def stop(self) -> None:
         """Stop in the reverse order; every step is tried."""
         log.info("stopping")
+        if self._elected is not None:
+            await self._elected.stop()
         self._events.close()
         await self._hub.close()
         for task in self._tasks:
             task.cancel()
-        await self._role.stop()
+        await self.roles.stop()
         for runner in self._runners:
             await runner.cleanup()
         if self._node.identity is not None:
@@ -189,12 +216,84 @@ class Replicator:
         self._node.store.close()
         log.info("stopped")
 
-    def _begin_as_primary(self) -> None:
-        store = self._node.store
-        if store.cluster_id() is None:
-            store.set_cluster_id(make_cluster_id(os.urandom(8)))
-            log.info("made cluster %s", store.cluster_id())
-        self._epochs.begin()
+    # what the election uses; see ``rolechange``
+
+    @property
+    def services(self) -> NodeServices:
+        """What the parts of this process share."""
+        return self._node
+
+    @property
+    def role_name(self) -> str:
+        """``primary``, ``replica``, ``disconnected`` or ``fenced``."""
+        return self.roles.name
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch seen."""
+        return self._epochs.value
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether a hand-off is being prepared."""
+        return self.roles.is_draining
+
+    @property
+    def streams(self) -> list[ReplicaStream]:
+        """Connected replicas."""
+        return list(self._hub.streams)
+
+    @property
+    def on_newer_epoch(self) -> Callable[[int], None]:
+        """Called in the loop when somebody knows a newer epoch than this primary's."""
+        return self.roles.on_newer_epoch
+
+    @on_newer_epoch.setter
+    def on_newer_epoch(self, call: Callable[[int], None]) -> None:
+        self.roles.on_newer_epoch = call
+
+    async def become_primary(self, epoch: int) -> None:
+        """See ``Roles.become_primary``."""
+        await self.roles.become_primary(epoch)
+
+    async def become_replica(self, primary: PrimaryAddress | None, limit_s: float | None = None) -> None:
+        """See ``Roles.become_replica``."""
+        await self.roles.become_replica(primary, limit_s)
+
+    async def drain(self, deadline: float) -> dict[str, tuple[int, int, int]]:
+        """See ``Roles.drain``."""
+        return await self.roles.drain(deadline)
+
+    async def resume(self) -> None:
+        """See ``Roles.resume``."""
+        await self.roles.resume()
+
+    async def promise(self, epoch: int) -> dict[str, tuple[int, int, int]]:
+        """See ``Roles.promise``."""
+        return await self.roles.promise(epoch)
+
+    async def wait_acknowledged(self, name: str, positions: Positions, deadline: float) -> bool:
+        """See ``StreamHub.wait_acknowledged``."""
+        return await self._hub.wait_acknowledged(name, positions, deadline)
+
+    def set_fence(self, boot_ns: int, real_ns: int) -> None:
+        """See ``Roles.set_fence``."""
+        self.roles.set_fence(boot_ns, real_ns)
+
+    def positions(self) -> dict[str, tuple[int, int, int]]:
+        """See ``Roles.positions``."""
+        return self.roles.positions()
+
+    def _primary_url(self) -> str:
+        address = self.roles.role.address
+        return address.url if address is not None else ""
+
+    def _role_changed(self, role: Role) -> None:
+        self._api.import_image = role.import_image
+
+    def _failed(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     async def _listen(self) -> None:
         addresses = self._node.config.listen

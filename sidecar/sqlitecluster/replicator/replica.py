@@ -97,6 +97,8 @@ class ReplicaDb:
                 self._take_over(wait_s)
             else:
                 self._open_session(wait_s)
+        elif self._is_programs:
+            self._take_over_nothing()
         self.catch_up()
         if self.session is not None:
             self._let_in()
@@ -148,20 +150,35 @@ class ReplicaDb:
         deadline = time.monotonic() + wait_s
         if self._seized is None:
             self.seize(deadline)
-        session, slot = self._seized, self.slot
-        if session is None or slot is None:
+        session = self._seized
+        if session is None:
             raise StoreError(f"{self.name}: the database file is missing")
-        capture = DatabaseCapture(self._node, slot)
-        try:
-            capture.finish(time.monotonic() + FINISH_S)
-        finally:
-            capture.close()
+        self._capture_rest()
         session.complete(time.monotonic() + wait_s, self._keep)
         self._seized = None
         self._node.held.pop(self.name, None)
         self.session, self.writer = session, WalWriter(session)
         if os.fstat(session.wal_fd).st_size > self.writer.size:
             os.ftruncate(session.wal_fd, self.writer.size)  # never published: nobody may find it later
+        self._is_ours()
+
+    def _take_over_nothing(self) -> None:
+        """Programs deleted the file, or left an empty one."""
+        if self.slot is not None:
+            self._capture_rest()
+        self._is_ours()
+
+    def _capture_rest(self) -> None:
+        slot = self.slot
+        if slot is None:
+            raise StoreError(f"{self.name}: the mount does not know it")
+        capture = DatabaseCapture(self._node, slot)
+        try:
+            capture.finish(time.monotonic() + FINISH_S)
+        finally:
+            capture.close()
+
+    def _is_ours(self) -> None:
         self.store.set_applied(self.store.position.txid, self.store.position.checksum)
         self.store.set_wal_owner(1)
         self._node.problems.clear(CUT_OFF, self.name)

@@ -1,11 +1,13 @@
 """What a node does with its databases: capture them (primary) or apply to them (replica).
 
-``node.Replicator`` makes one ``Role`` and drives it: ``start``, ``ended``, ``stop``.
+``rolechange`` makes one ``Role`` after the other and drives it: ``start``, ``stop``, and
+what a change needs in between.
 
 Rules:
     1. The shared ROLE word is set before a program can be let in, and says what is true.
     2. The stream client, not the apply thread, owns the connection; they meet in the
        work queue only.
+    3. A role is started once and ended once; the next one is a new object.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sqlitecluster.errors import Unavailable
 from sqlitecluster.replication.lineage import Hello
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.apply import Applier
@@ -26,33 +28,56 @@ from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.receive import Receiver
-from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.replica import ReplicaDb
+from sqlitecluster.replicator.services import NodeServices, PrimaryAddress
 from sqlitecluster.replicator.stream_client import StreamClient
 from sqlitecluster.replicator.stream_server import StreamHub
-from sqlitecluster.shared import ROLE_PRIMARY, ROLE_REPLICA, NodeWord
+from sqlitecluster.shared import ROLE_DISCONNECTED, ROLE_PRIMARY, ROLE_REPLICA, NodeWord
 
 log = logging.getLogger(__name__)
+
+Import = Callable[[str, Path], Position]
 
 
 def _nothing() -> None:
     """Default of the callbacks."""
 
 
-class Role(Protocol):
-    """What ``node`` needs of either role."""
+def _no_failure(_error: BaseException) -> None:
+    """Default of the callbacks."""
 
-    on_change: Callable[[], None]
-    """Called in the loop when the role, or the primary's name, changed."""
-    on_sync: Callable[[], None]
-    """Called in the loop when the node is in sync."""
-    import_image: Callable[[str, Path], Position] | None
+
+@dataclass(slots=True)
+class Parts:
+    """What roles work with; the callbacks are called in the event loop."""
+
+    node: NodeServices
+    hub: StreamHub
+    counters: Counters
+    lag: LagMeter
+    hello: Callable[[], Hello]
+    executor: Executor
+    epochs: EpochFile
+    on_change: Callable[[], None] = _nothing
+    """The role, or the primary's name, changed."""
+    on_sync: Callable[[], None] = _nothing
+    """The node is in sync."""
+    on_failure: Callable[[BaseException], None] = _no_failure
+    """The role cannot go on."""
+
+
+class Role(Protocol):
+    """What others need of either role."""
+
+    import_image: Import | None
 
     @property
     def connected(self) -> bool: ...
     @property
     def waiting_bytes(self) -> int: ...
+    @property
+    def address(self) -> PrimaryAddress | None: ...
     async def start(self) -> None: ...
-    async def ended(self) -> None: ...
     async def stop(self) -> None: ...
     def cluster_changed(self) -> None: ...
     def damaged(self, name: str) -> None: ...
@@ -61,13 +86,11 @@ class Role(Protocol):
 class PrimaryRole:
     """Captures; streams to replicas."""
 
-    def __init__(self, node: NodeServices, hub: StreamHub) -> None:
-        self.on_change: Callable[[], None] = _nothing
-        self.on_sync: Callable[[], None] = _nothing
-        self._node = node
-        self._hub = hub
-        self._capture = Capture(node)
-        self.import_image: Callable[[str, Path], Position] | None = self._import
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._node = parts.node
+        self.capture = Capture(parts.node)
+        self.import_image: Import | None = self._import
 
     @property
     def connected(self) -> bool:
@@ -79,31 +102,34 @@ class PrimaryRole:
         """Nothing is applied here."""
         return 0
 
+    @property
+    def address(self) -> PrimaryAddress | None:
+        """Nobody is followed."""
+        return None
+
     async def start(self) -> None:
-        """Recover what was not captured, then let programs in."""
+        """Capture what is there and what comes, let programs in."""
         state = self._node.state
         state.set_primary_name("")
-        await asyncio.to_thread(self._capture.start)
+        state.node[NodeWord.LAG_MS] = 0
+        await asyncio.to_thread(self.capture.start)
         state.node[NodeWord.ROLE] = ROLE_PRIMARY
         self._node.bells.mount.ring()
-        self.on_change()
-        self.on_sync()
-
-    async def ended(self) -> None:
-        """A primary goes on until it is stopped."""
-        await asyncio.Event().wait()
+        self._parts.hub.primary = True
+        self._parts.on_change()
+        self._parts.on_sync()
 
     async def stop(self) -> None:
         """Capture what is there, then end the thread."""
-        await asyncio.to_thread(self._capture.stop)
+        await asyncio.to_thread(self.capture.stop)
 
     def _import(self, name: str, path: Path) -> Position:
-        self._capture.import_image(name, path)
+        self.capture.import_image(name, path)
         return self._node.store.open(name).position
 
     def cluster_changed(self) -> None:
-        """Replicas of the old cluster must introduce themselves again."""
-        for stream in list(self._hub.streams):
+        """Replicas must introduce themselves again."""
+        for stream in list(self._parts.hub.streams):
             stream.stop()
 
     def damaged(self, name: str) -> None:
@@ -112,71 +138,94 @@ class PrimaryRole:
 
 
 class ReplicaRole:
-    """Follows the configured primary."""
+    """Follows a primary, or waits until there is one."""
 
     def __init__(
-        self,
-        node: NodeServices,
-        counters: Counters,
-        lag: LagMeter,
-        hello: Callable[[], Hello],
-        executor: Executor,
-        epochs: EpochFile,
+        self, parts: Parts, address: PrimaryAddress | None, databases: dict[str, ReplicaDb] | None = None
     ) -> None:
-        self.on_change: Callable[[], None] = _nothing
-        self.on_sync: Callable[[], None] = _nothing
-        self.import_image: Callable[[str, Path], Position] | None = None
-        self._node = node
-        self._applier = Applier(node, self._room)
-        receiver = Receiver(node, self._applier.queue, counters, executor)
-        receiver.apply_now = self._applier.apply_now
-        self._client = StreamClient(node, self._applier.queue, receiver, lag, hello, counters, epochs)
-        self._applier.resync = self._client.resync
-        self._applier.reclaim = self._client.reclaim
+        self.import_image: Import | None = None
+        self._parts = parts
+        self._node = node = parts.node
+        self.applier = Applier(node, self._room, databases=databases)
+        receiver = Receiver(node, self.applier.queue, parts.counters, parts.executor)
+        receiver.apply_now = self.applier.apply_now
+        self.client = StreamClient(
+            node, self.applier.queue, receiver, parts.lag, parts.hello, parts.counters, parts.epochs
+        )
+        self.client.follow(address)
+        self.applier.resync = self.client.resync
+        self.applier.reclaim = self.client.reclaim
         self._task: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
         """Whether the stream to the primary is open."""
-        return self._client.connected
+        return self.client.connected
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of transactions that were received and not applied."""
-        return self._applier.queue.waiting_bytes
+        return self.applier.queue.waiting_bytes
+
+    @property
+    def address(self) -> PrimaryAddress | None:
+        """Whom this node follows."""
+        return self.client.address
 
     async def start(self) -> None:
         """Take the role's locks, then follow the primary."""
         node = self._node
-        node.state.node[NodeWord.ROLE] = ROLE_REPLICA
-        node.state.node[NodeWord.LAG_MS] = NEVER
-        node.state.set_primary_name(node.config.primary_name)
-        await asyncio.to_thread(self._applier.start)
+        self._show()
+        await asyncio.to_thread(self.applier.start)
         node.bells.mount.ring()
-        self._client.on_primary = self.on_change
-        self._client.on_sync = self.on_sync
-        self._task = asyncio.create_task(self._client.run())
+        self.client.on_primary = self._parts.on_change
+        self.client.on_sync = self._parts.on_sync
+        self._task = asyncio.create_task(self.client.run())
+        self._task.add_done_callback(self._ended)
+        self._parts.on_change()
 
-    async def ended(self) -> None:
-        """Raises what ended the stream client; it never ends by itself."""
-        if self._task is None:
-            raise Unavailable("the stream client was not started")
-        await asyncio.shield(self._task)
+    def follow(self, address: PrimaryAddress | None) -> None:
+        """Another primary, or none."""
+        if address == self.client.address:
+            return
+        self.client.follow(address)
+        self._show()
+        self._parts.on_change()
 
-    async def stop(self) -> None:
-        """Disconnect, apply what is there, end the thread."""
+    async def disconnect(self, apply_s: float) -> None:
+        """Take nothing more; what was received is applied first, for so long."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        await asyncio.to_thread(self._applier.stop)
+        if not await self.client.drained(apply_s):
+            log.warning("some of what was received could not be applied in time")
+
+    async def stop(self) -> None:
+        """Disconnect, end the thread; the locks stay with the supervisor."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        await asyncio.to_thread(self.applier.stop)
 
     def cluster_changed(self) -> None:
         """Introduce this node again, with its new cluster id."""
-        self._client.again()
+        self.client.again()
 
     def damaged(self, name: str) -> None:
         """Get the primary's content."""
-        self._client.resync(name)
+        self.client.resync(name)
+
+    def _show(self) -> None:
+        address, state = self.client.address, self._node.state
+        self._parts.lag.reset()
+        state.node[NodeWord.LAG_MS] = NEVER
+        state.set_primary_name(address.name if address is not None else "")
+        state.node[NodeWord.ROLE] = ROLE_REPLICA if address is not None else ROLE_DISCONNECTED
 
     def _room(self) -> None:
-        self._client.room()
+        self.client.room()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._parts.on_failure(error)

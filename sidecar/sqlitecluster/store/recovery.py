@@ -7,6 +7,7 @@ what is there, not by the role alone, so that a data directory may change its ro
                                   applied again
     programs wrote the image      nothing is touched; after a power cut that took the end of a
                                   captured WAL, the WAL is written back and the chain applied
+    … and this node is elected    as above; the replicator captures what is there before it follows anybody
     … and this is a replica now   a cut-off transaction is undone, what was never captured goes to
                                   lost+found, the captured part of the WAL is written back
 
@@ -48,21 +49,21 @@ _HEX: Final = re.compile(r"[0-9a-f]{1,16}")
 def prepare_node(config: NodeConfig) -> None:
     """Make every database of a node ready to be served."""
     store = NodeStore(config.data_dir)
-    is_replica = config.role == "replica"
+    is_replica, takes_over = config.role != "primary", config.role == "elected"
     try:
-        if is_replica:
+        if is_replica and not takes_over:
             _keep_spools(store, runtime_dir(config))
         for name in store.names():
             try:
-                prepare_database(store, name, is_replica=is_replica)
+                prepare_database(store, name, is_replica=is_replica, takes_over=takes_over)
             except (SQLiteClusterError, OSError, sqlite3.Error) as error:
                 log.error("%s: recovery failed, the database is left as it is: %s", name, error)
     finally:
         store.close()
 
 
-def prepare_database(store: NodeStore, name: str, *, is_replica: bool) -> None:
-    """Make one database ready to be served."""
+def prepare_database(store: NodeStore, name: str, *, is_replica: bool, takes_over: bool = False) -> None:
+    """Make one database ready to be served; ``takes_over``: what programs wrote is captured, not put aside."""
     database = store.open(name)
     unfinished = _unfinished_install(database)
     if unfinished is not None:
@@ -76,7 +77,7 @@ def prepare_database(store: NodeStore, name: str, *, is_replica: bool) -> None:
         _finish_applying(store, database)
         if not is_replica:
             database.set_wal_mark(0, 0, 0, 0)
-    elif is_replica and database.owner == OWNER_PROGRAMS:
+    elif is_replica and not takes_over and database.owner == OWNER_PROGRAMS:
         _take_from_programs(store, database)
     elif database.after_power_cut:
         _roll_forward(store, database)
