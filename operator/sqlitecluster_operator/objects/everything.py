@@ -128,6 +128,9 @@ def pod_monitor(cluster: SQLiteCluster) -> list[Object]:
 def lease(cluster: Mapping[str, Any], epoch: int, cluster_id: str, duration_s: int) -> Object:
     """The Lease, free. ``epoch`` is the newest that is known: a Lease that was lost does not start again at 0."""
     raw = cluster["metadata"]
+    notes = {names.ANNOTATION_CLUSTER_ID: cluster_id}
+    if epoch:  # none at all: the first primary need not wait for anybody
+        notes[names.ANNOTATION_EPOCH] = str(epoch)
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -136,7 +139,7 @@ def lease(cluster: Mapping[str, Any], epoch: int, cluster_id: str, duration_s: i
             "namespace": raw["namespace"],
             "labels": names.labels(raw["name"]),
             "ownerReferences": [names.owner_reference(cluster)],
-            "annotations": {names.ANNOTATION_EPOCH: str(epoch), names.ANNOTATION_CLUSTER_ID: cluster_id},
+            "annotations": notes,
         },
         "spec": {"holderIdentity": "", "leaseDurationSeconds": duration_s, "leaseTransitions": 0},
     }

@@ -48,6 +48,7 @@ def node_config(cluster: SQLiteCluster) -> dict[str, Any]:
         "runOn": spec.run_on,
         "replicaWrites": spec.replica_writes,
         "retention": _retention(spec),
+        **({"maxLagS": duration_seconds(spec.replication.max_lag)} if spec.replication.max_lag else {}),
         "election": _election(cluster),
         "identity": {
             "directory": IDENTITY_DIR,

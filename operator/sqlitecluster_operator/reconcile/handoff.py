@@ -29,6 +29,7 @@ RETRY_S: Final = 15.0
 """Before the operator repeats a hand-off of its own that failed."""
 POLL_S: Final = 1.0
 _ID_MAX: Final = 253
+_COPIED: Final = ("from", "to", "phase", "startedAt", "completedAt", "durationMillis", "writeGapMillis", "message")
 
 Record = Mapping[str, Any]
 
@@ -66,6 +67,8 @@ def advance(draft: Draft, own: Request | None) -> Handoffs:
     handoffs = Handoffs(record, history)
     if handoffs.active:
         handoffs = _follow(draft, handoffs)
+    else:
+        handoffs = _unasked(draft, handoffs)
     if not handoffs.active:
         wanted = requested(case, handoffs) or _not_too_soon(case, handoffs, own)
         if wanted is not None:
@@ -151,8 +154,7 @@ def _follow(draft: Draft, handoffs: Handoffs) -> Handoffs:
     lease = case.around.lease
     answer = lease.result if lease is not None else None
     if answer is not None and answer.get("id") == record["id"]:
-        copied = ("from", "to", "phase", "startedAt", "completedAt", "durationMillis", "writeGapMillis", "message")
-        record |= {name: answer[name] for name in copied if answer.get(name) is not None}
+        record |= {name: answer[name] for name in _COPIED if answer.get(name) is not None}
     elif _silently_done(case, record):
         record |= {"phase": "Completed", "completedAt": case.stamp(), "message": "seen by the Lease's holder"}
     elif _age(case, record) > _limit(case):
@@ -167,6 +169,19 @@ def _follow(draft: Draft, handoffs: Handoffs) -> Handoffs:
     return Handoffs(record, _remember(record, handoffs.history))
 
 
+def _unasked(draft: Draft, handoffs: Handoffs) -> Handoffs:
+    """Record what a primary did by itself: it handed off because its pod was stopped."""
+    lease = draft.case.around.lease
+    answer = lease.result if lease is not None else None
+    known = {one.get("id") for one in (handoffs.record or {}, *handoffs.history)}
+    if answer is None or not answer.get("id") or answer.get("id") in known or answer.get("phase") not in FINISHED:
+        return handoffs
+    record = {name: answer[name] for name in ("id", *_COPIED) if answer.get(name) is not None}
+    record |= {"kind": "handoff", "requestedBy": "the pod itself, because it was stopped"}
+    _tell_end(draft, record)
+    return Handoffs(record, _remember(record, handoffs.history))
+
+
 def _silently_done(case: Case, record: Record) -> bool:
     """Whether the target is the primary although nobody reported: the old one died after the swap."""
     primary = case.primary
@@ -176,11 +191,12 @@ def _silently_done(case: Case, record: Record) -> bool:
 
 def _tell_end(draft: Draft, record: Record) -> None:
     if record["phase"] == "Completed":
+        target = record.get("to") or "nobody"
         gap = record.get("writeGapMillis")
         measured = f", writes paused for {gap} ms" if gap is not None else ""
-        draft.note("HandoffCompleted", f"{record.get('from') or 'nobody'} to {record['to']}{measured}")
+        draft.note("HandoffCompleted", f"{record.get('from') or 'nobody'} to {target}{measured}")
     else:
-        draft.note("HandoffFailed", f"to {record['to']}: {record.get('message') or 'no reason given'}", warning=True)
+        draft.note("HandoffFailed", f"to {record.get('to')}: {record.get('message') or 'no reason given'}", warning=True)
 
 
 def _age(case: Case, record: Record) -> float:

@@ -39,6 +39,9 @@ from sqlitecluster_operator.reconcile.sizes import larger
 RESYNC_S: Final = 30.0
 DELETION_LIMIT_S: Final = 120.0
 """A deletion waits no longer for pods than this, then the finalizer goes all the same."""
+REPORTED: Final = "status"
+REPORT_EVERY_S: Final = 10.0
+"""Other words and figures for the same state are written at most so often."""
 OPTIONAL: Final = ("Service", "PodDisruptionBudget", "PodMonitor")
 """Kinds of which the spec may want one less than before."""
 
@@ -80,10 +83,15 @@ def _reconcile(draft: Draft, intent: Intent) -> Plan:
 
 def _finish(draft: Draft, handoffs: Handoffs, wanted: int) -> Plan:
     case = draft.case
-    memory = replace(case.memory, since=draft.since)
     new = statuses.status(case, handoffs, wanted)
     _tell_changes(draft, new)
     status = new if statuses.patch(case.status, new) else None
+    reported = case.memory.since.get(REPORTED, -REPORT_EVERY_S)
+    if status is not None and not statuses.urgent(case.status, new) and case.clock - reported < REPORT_EVERY_S:
+        status = None
+        draft.soon(reported + REPORT_EVERY_S - case.clock + 0.1)
+    draft.since[REPORTED] = reported if status is None else case.clock
+    memory = replace(case.memory, since=draft.since)
     return Plan(tuple(draft.actions), status, tuple(draft.notes), memory, draft.look_again_s, draft.rolls)
 
 

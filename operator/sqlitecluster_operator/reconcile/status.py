@@ -13,6 +13,8 @@ from sqlitecluster_operator.reconcile.handoff import Handoffs
 from sqlitecluster_operator.reconcile.observed import PodView, moment_of
 
 MESSAGE_MAX: Final = 2048
+_LASTING: Final = ("name", "role", "ready", "standby", "fenced", "candidate", "node", "podIP", "sidecarRestarts")
+"""Of an instance; the rest of it are figures and words, which may come a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,17 @@ def patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The merge patch that makes one status the other: what is gone becomes null."""
     gone = {key: None for key in old if key not in new}
     return gone | {key: value for key, value in new.items() if old.get(key) != value}
+
+
+def urgent(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a status says something new, beyond other words and figures for the same."""
+    return _essence(old) != _essence(new)
+
+
+def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [{key: row.get(key) for key in _LASTING} for row in status.get("instancesStatus") or ()]
+    conditions = [{k: v for k, v in one.items() if k != "message"} for one in status.get("conditions") or ()]
+    return {**status, "instancesStatus": rows, "conditions": conditions}
 
 
 def ready(case: Case, handoffs: Handoffs, wanted: int) -> Sum:

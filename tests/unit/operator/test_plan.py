@@ -1,0 +1,655 @@
+"""The plan: what the operator does about what it sees, decision by decision."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile.actions import (
+    AnnotateLease,
+    Apply,
+    CreateLease,
+    DeletePod,
+    LabelPod,
+    Memory,
+    Remove,
+    ResizeClaim,
+    Scale,
+    SetFinalizers,
+)
+from sqlitecluster_operator.reconcile.observed import (
+    ClaimView,
+    Fingerprint,
+    NodeView,
+    PodView,
+    StatefulSetView,
+    Surroundings,
+)
+from sqlitecluster_operator.reconcile.plan import plan
+from support.operator_cases import (
+    CLOCK,
+    NOW,
+    UID,
+    case,
+    cluster,
+    condition,
+    decide,
+    kinds_of,
+    lease,
+    pods_of,
+)
+
+LATER = CLOCK - 100.0
+"""First seen long ago, for what must last a while."""
+
+
+def changed(pods: tuple[PodView, ...], number: int, **change: Any) -> tuple[PodView, ...]:
+    return tuple(replace(pod, **change) if pod.ordinal == number else pod for pod in pods)
+
+
+def lasting(*what: str) -> Memory:
+    return Memory(since=dict.fromkeys(what, LATER))
+
+
+def deleted(made: Any) -> list[str]:
+    return [action.name for action in made.actions if isinstance(action, DeletePod)]
+
+
+def asked(made: Any) -> dict[str, Any] | None:
+    """The hand-off that the plan writes to the Lease."""
+    for action in made.actions:
+        if isinstance(action, AnnotateLease) and action.annotations.get(names.ANNOTATION_HANDOFF):
+            found = json.loads(str(action.annotations[names.ANNOTATION_HANDOFF]))
+            assert isinstance(found, dict)
+            return found
+    return None
+
+
+# -- steady state and objects -----------------------------------------------------------
+
+
+def test_a_settled_cluster_needs_nothing() -> None:
+    made = decide()
+
+    assert made.actions == ()
+    assert (condition(made)["status"], condition(made)["reason"]) == ("True", "ClusterHealthy")
+    assert made.status is not None
+    assert (made.status["ready"], made.status["currentPrimary"]) == ("3/3", "notes-0")
+
+
+def test_its_own_status_is_not_written_again() -> None:
+    made = decide()
+    again = decide(cluster(status=made.status))
+
+    assert again.status is None
+    assert again.notes == ()
+
+
+def test_a_new_cluster_gets_its_finalizer_its_lease_and_all_objects() -> None:
+    raw = cluster(status={}, finalizers=[])
+    value = replace(case(raw, (), stateful_set=None), around=Surroundings())
+    made = plan(value)
+
+    assert kinds_of(made)[:2] == ["SetFinalizers", "CreateLease"]
+    assert [action.body["kind"] for action in made.actions if isinstance(action, Apply)][-1] == "StatefulSet"
+    assert condition(made)["reason"] == "Initializing"
+
+
+def test_an_object_that_somebody_changed_is_applied_again() -> None:
+    value = case()
+    drifted = {**value.memory.applied, ("Service", "notes-rw"): "another version"}
+    made = decide(memory=Memory(applied=drifted), around={"objects": value.around.objects})
+
+    assert [action.key for action in made.actions] == ["Service notes-rw"]
+
+
+def test_a_service_that_is_not_wanted_any_more_is_removed_if_it_is_ours() -> None:
+    ours = Fingerprint("Service", "notes-x", "u1", "1", UID, "h")
+    others = Fingerprint("Service", "notes-y", "u2", "1", "another uid", "h")
+    found = {**case().around.objects, ("Service", "notes-x"): ours, ("Service", "notes-y"): others}
+    made = decide(around={"objects": found}, memory=case().memory)
+
+    assert made.actions == (Remove("Service", "notes-x", "u1"),)
+
+
+def test_suspended_nothing_is_applied_but_hand_offs_go_on() -> None:
+    raw = cluster({"suspend": True, "instances": 5}, {names.ANNOTATION_HANDOFF_TO: "notes-1"})
+    made = decide(raw, pods_of(raw), replicas=3)
+
+    assert kinds_of(made) == ["AnnotateLease"]
+    assert condition(made, "Suspended")["status"] == "True"
+
+
+def test_an_illegal_spec_touches_nothing() -> None:
+    raw = cluster({"storage": {"size": "1Ki"}})
+    made = decide(raw, pods_of(cluster()))
+
+    assert made.actions == ()
+    assert condition(made)["reason"] == "InvalidSpec"
+    assert "64Mi" in condition(made)["message"]
+    assert condition(made, "Stalled")["status"] == "True"
+
+
+def test_update_strategy_never_leaves_the_statefulset_alone_but_scales_it() -> None:
+    raw = cluster({"updateStrategy": {"type": "Never"}, "instances": 4})
+    made = decide(raw, pods_of(raw), stateful_set=StatefulSetView("u", 3, 3, "old"))
+
+    assert Scale(4) in made.actions
+    assert not [one for one in made.actions if isinstance(one, Apply) and one.body["kind"] == "StatefulSet"]
+
+
+# -- the Lease --------------------------------------------------------------------------
+
+
+def test_a_lost_lease_is_made_anew_after_the_newest_epoch() -> None:
+    value = case(cluster(status={"epoch": 7, "clusterID": "LFSC0123456789ABCDEF"}))
+    made = plan(replace(value, around=replace(value.around, lease=None)))
+    (action,) = [one for one in made.actions if isinstance(one, CreateLease)]
+
+    assert action.body["metadata"]["annotations"] == {
+        names.ANNOTATION_EPOCH: "7",
+        names.ANNOTATION_CLUSTER_ID: "LFSC0123456789ABCDEF",
+    }
+    assert action.body["spec"]["holderIdentity"] == ""
+
+
+def test_the_status_never_forgets_an_epoch() -> None:
+    made = decide(cluster(status={"epoch": 9, "clusterID": "LFSC0123456789ABCDEF"}), held=lease(epoch=4))
+
+    assert made.status is not None
+    assert made.status["epoch"] == 9
+
+
+def test_volumes_that_outlived_their_cluster_say_whose_data_they_hold() -> None:
+    raw = cluster(status={})
+    claims = (ClaimView("data-notes-0", "u", "1Gi", cluster_id="LFSCAAAAAAAAAAAAAAAA"),)
+    made = decide(raw, around={"claims": claims})
+
+    assert made.status is not None
+    assert made.status["clusterID"] == "LFSCAAAAAAAAAAAAAAAA"
+
+
+def test_fenced_pods_are_named_in_the_lease() -> None:
+    made = decide(cluster({"fence": ["notes-1"]}))
+
+    assert made.actions == (AnnotateLease({names.ANNOTATION_FENCED: '["notes-1"]'}),)
+    assert condition(made, "Fenced")["status"] == "True"
+
+
+# -- who is primary ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        (lease(seen_at=CLOCK - 60), "FailingOver"),
+        (lease(holder=""), "FailingOver"),
+        (lease(holder="notes-0_an-older-uid"), "FailingOver"),
+        (lease(holder="", epoch=0), "Initializing"),
+    ],
+)
+def test_without_a_living_holder_there_is_no_primary(held: Any, reason: str) -> None:
+    made = decide(held=held)
+
+    assert condition(made)["reason"] == reason
+    assert condition(made, "PrimaryAvailable")["status"] == "False"
+
+
+def test_when_nobody_may_take_over_it_says_so() -> None:
+    made = decide(cluster({"fence": ["*"]}), held=lease(holder=""))
+
+    assert condition(made)["reason"] == "NoPrimary"
+
+
+def test_a_wrong_role_label_is_left_to_the_sidecars_at_first() -> None:
+    pods = changed(pods_of(cluster()), 1, role="primary")
+
+    assert kinds_of(decide(pods=pods)) == []
+    made = decide(pods=pods, memory=lasting("role of uid-1"))
+    assert LabelPod("notes-1", "uid-1", "replica") in made.actions
+
+
+def test_a_replica_that_is_not_labelled_yet_is_not_called_one() -> None:
+    """Its sidecar does that when it follows."""
+    pods = changed(pods_of(cluster()), 1, role="")
+
+    assert kinds_of(decide(pods=pods, memory=lasting("role of uid-1"))) == []
+
+
+# -- hand-off ---------------------------------------------------------------------------
+
+
+def handed(annotations: dict[str, str], record: dict[str, Any] | None = None, **more: Any) -> Any:
+    status = {"epoch": 1, "clusterID": "LFSC0123456789ABCDEF", **({"handoff": record} if record else {})}
+    history = more.pop("history", None)
+    return decide(cluster(annotations=annotations, status=status | ({"history": history} if history else {})), **more)
+
+
+def test_a_request_is_written_to_the_lease_and_recorded() -> None:
+    made = handed({names.ANNOTATION_HANDOFF_TO: "notes-2", names.ANNOTATION_HANDOFF_ID: "a"})
+
+    written = asked(made)
+    assert written is not None
+    assert (written["id"], written["to"], written["kind"]) == ("a", "notes-2", "handoff")
+    assert made.status["handoff"]["phase"] == "Requested"
+    assert made.status["targetPrimary"] == "notes-2"
+    assert condition(made)["reason"] == "SwitchoverInProgress"
+
+
+def test_who_asked_is_recorded() -> None:
+    fields = {"f:metadata": {"f:annotations": {f"f:{names.ANNOTATION_DEMOTE}": {}}}}
+    raw = cluster(annotations={names.ANNOTATION_DEMOTE: "*"}, managedFields=[{"manager": "argocd", "fieldsV1": fields}])
+    made = decide(raw)
+
+    assert made.status is not None
+    assert (made.status["handoff"]["kind"], made.status["handoff"]["requestedBy"]) == ("demote", "argocd")
+
+
+DONE = {"id": "a", "kind": "handoff", "to": "notes-2", "phase": "Completed"}
+OPEN = {"id": "a", "kind": "handoff", "from": "notes-0", "to": "notes-2", "phase": "Requested", "requestedBy": "me"}
+ASKED_NOW = {"requestedAt": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}
+ASKED_LONG_AGO = {"requestedAt": (NOW - dt.timedelta(seconds=90)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "record", "history", "again"),
+    [
+        ({"to": "notes-2", "id": "a"}, DONE, [DONE], False),
+        ({"to": "notes-1", "id": "a"}, DONE, [DONE], False),
+        ({"to": "notes-2", "id": "b"}, DONE, [DONE], True),
+        ({"to": "notes-2", "id": "a"}, {**DONE, "id": "b"}, [{**DONE, "id": "b"}, DONE], False),
+        ({"to": "notes-2"}, {**DONE, "id": "handoff:notes-2"}, [], False),
+        ({"to": "notes-1"}, {**DONE, "id": "handoff:notes-2"}, [], True),
+        ({"to": "notes-2"}, {**DONE, "id": "handoff:notes-1"}, [{**DONE, "id": "handoff:notes-2"}], True),
+    ],
+)
+def test_an_id_is_done_once(annotations: dict[str, str], record: Any, history: Any, again: bool) -> None:
+    given = {names.ANNOTATION_HANDOFF_TO: annotations["to"]}
+    if "id" in annotations:
+        given[names.ANNOTATION_HANDOFF_ID] = annotations["id"]
+
+    assert (asked(handed(given, record, history=history)) is not None) is again
+
+
+def test_the_primarys_answer_ends_it_and_is_kept() -> None:
+    answer = {
+        "id": "a",
+        "from": "notes-0",
+        "to": "notes-2",
+        "phase": "Completed",
+        "durationMillis": 120,
+        "writeGapMillis": 80,
+    }
+    made = handed({}, OPEN | ASKED_NOW, held=lease(holder="notes-2_uid-2", result=answer))
+
+    assert made.status["handoff"]["phase"] == "Completed"
+    assert made.status["handoff"]["writeGapMillis"] == 80
+    assert made.status["handoff"]["requestedBy"] == "me"
+    assert made.status["history"] == [made.status["handoff"]]
+
+
+def test_what_nobody_answers_fails_and_is_taken_back() -> None:
+    made = handed({}, OPEN | ASKED_LONG_AGO, held=lease(handoff={"id": "a"}))
+
+    assert made.status["handoff"]["phase"] == "Failed"
+    assert AnnotateLease({names.ANNOTATION_HANDOFF: None}) in made.actions
+
+
+def test_a_request_that_a_new_lease_does_not_have_is_written_again() -> None:
+    assert asked(handed({}, OPEN | ASKED_NOW)) is not None
+
+
+def test_the_target_leads_although_the_old_primary_died_before_it_said_so() -> None:
+    asked_before = {"requestedAt": (NOW - dt.timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    made = handed({}, OPEN | asked_before, held=lease(holder="notes-2_uid-2", handoff={"id": "a"}))
+
+    assert made.status["handoff"]["phase"] == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("to", "phase"), [("notes-0", "Completed"), ("notes-7", "Failed"), ("notes-2", "Requested"), ("*", "Requested")]
+)
+def test_what_can_be_answered_without_the_sidecars_is(to: str, phase: str) -> None:
+    made = handed({names.ANNOTATION_HANDOFF_TO: to, names.ANNOTATION_HANDOFF_ID: "a"})
+
+    assert made.status["handoff"]["phase"] == phase
+    assert (asked(made) is not None) == (phase == "Requested")
+
+
+def test_the_history_is_bounded() -> None:
+    history = [{**DONE, "id": str(number)} for number in range(5)]
+    made = handed(
+        {names.ANNOTATION_HANDOFF_TO: "notes-9", names.ANNOTATION_HANDOFF_ID: "x"}, history[0], history=history
+    )
+
+    assert [one["id"] for one in made.status["history"]] == ["x", "0", "1", "2", "3"]
+
+
+def test_a_hand_off_that_a_stopped_pod_made_by_itself_is_recorded() -> None:
+    answer = {"id": "stop-3", "from": "notes-0", "to": "notes-1", "phase": "Completed", "writeGapMillis": 90}
+    made = handed({}, held=lease(holder="notes-1_uid-1", result=answer))
+
+    assert made.status["handoff"]["id"] == "stop-3"
+    assert asked(made) is None
+
+
+# -- rolling update ---------------------------------------------------------------------
+
+OLD = {"template_hash": "old", "user_hash": "old"}
+OLD_OPERATOR = {"template_hash": "old"}
+
+
+def outdated(*ordinals: int, **change: str) -> tuple[PodView, ...]:
+    pods = pods_of(cluster())
+    return tuple(replace(pod, **(change or OLD)) if pod.ordinal in ordinals else pod for pod in pods)  # type: ignore[arg-type]
+
+
+def test_the_highest_replica_is_updated_first() -> None:
+    assert deleted(decide(pods=outdated(0, 1, 2))) == ["notes-2"]
+
+
+def test_then_the_next_one_but_only_when_all_do_their_part() -> None:
+    pods = outdated(0, 1)
+
+    assert deleted(decide(pods=pods)) == ["notes-1"]
+    assert deleted(decide(pods=changed(pods, 2, ready=False))) == []
+    assert deleted(decide(pods=changed(pods, 2, deleting=True))) == []
+    assert deleted(decide(pods=pods[:2])) == []
+
+
+def test_the_primary_hands_off_before_it_is_updated() -> None:
+    made = decide(pods=outdated(0))
+    written = asked(made)
+
+    assert deleted(made) == []
+    assert written is not None
+    assert written["to"] == "notes-1"
+    assert "update" in written["requestedBy"]
+
+
+def test_after_the_hand_off_the_old_primary_is_updated_as_a_replica() -> None:
+    pods = changed(changed(outdated(0), 0, role="replica"), 1, role="primary")
+
+    assert deleted(decide(pods=pods, held=lease(holder="notes-1_uid-1"))) == ["notes-0"]
+
+
+def test_a_pod_that_does_not_serve_is_updated_first_whatever_the_others_do() -> None:
+    pods = changed(changed(outdated(0, 1, 2), 1, ready=False), 2, ready=False)
+
+    assert deleted(decide(pods=pods)) == ["notes-2"]
+
+
+def test_pods_that_never_worked_are_updated_without_a_primary() -> None:
+    pods = tuple(replace(pod, ready=False, role="") for pod in outdated(0, 1, 2))
+
+    assert deleted(decide(pods=pods, held=lease(holder="", epoch=0))) == ["notes-2"]
+
+
+def test_no_pod_is_deleted_before_its_successor_would_be_new() -> None:
+    template = pods_of(cluster())[0].template_hash
+    unseen = StatefulSetView("u", 3, 3, template, settled=False)
+
+    assert deleted(decide(pods=outdated(0, 1, 2), stateful_set=unseen)) == []
+    assert deleted(decide(pods=outdated(0, 1, 2), stateful_set=StatefulSetView("u", 3, 3, "old"))) == []
+
+
+@pytest.mark.parametrize("kind", ["OnDelete", "Never"])
+def test_by_strategy_nothing_is_replaced(kind: str) -> None:
+    raw = cluster({"updateStrategy": {"type": kind}})
+    made = decide(raw, outdated(0, 1, 2))
+
+    assert deleted(made) == []
+    assert condition(made)["reason"] == "ClusterHealthy"
+    assert condition(made, "UpToDate")["reason"] == "ByStrategy"
+
+
+def test_supervised_waits_for_a_person() -> None:
+    raw = cluster({"updateStrategy": {"primary": "Supervised"}})
+    made = decide(raw, outdated(0))
+
+    assert (deleted(made), asked(made)) == ([], None)
+    assert condition(made)["reason"] == "WaitingForUser"
+
+
+def test_restart_replaces_the_primary_in_place() -> None:
+    assert deleted(decide(cluster({"updateStrategy": {"primary": "Restart"}}), outdated(0))) == ["notes-0"]
+
+
+def test_a_single_instance_is_replaced_in_place() -> None:
+    raw = cluster({"instances": 1})
+    pods = (replace(pods_of(raw, 1)[0], template_hash="old", user_hash="old"),)
+
+    assert deleted(decide(raw, pods)) == ["notes-0"]
+
+
+def test_a_new_operator_updates_only_when_it_is_this_clusters_turn() -> None:
+    waiting = decide(pods=outdated(0, 1, 2, **OLD_OPERATOR), slot_free=False)
+    going = decide(pods=outdated(0, 1, 2, **OLD_OPERATOR), slot_free=True)
+
+    assert (deleted(waiting), waiting.rolls) == ([], False)
+    assert (deleted(going), going.rolls) == (["notes-2"], True)
+    assert condition(waiting)["status"] == "True"
+
+
+def test_a_users_change_waits_for_nobodys_turn() -> None:
+    made = decide(pods=outdated(0, 1, 2), slot_free=False)
+
+    assert (deleted(made), made.rolls) == (["notes-2"], False)
+
+
+def test_no_pod_is_replaced_during_a_hand_off() -> None:
+    made = handed({}, OPEN | ASKED_NOW, pods=outdated(0, 1, 2), held=lease(handoff={"id": "a"}))
+
+    assert deleted(made) == []
+
+
+# -- scaling, nodes, hibernation --------------------------------------------------------
+
+
+def replicas_of(made: Any) -> int | None:
+    for action in made.actions:
+        if isinstance(action, Apply) and action.body["kind"] == "StatefulSet":
+            return int(action.body["spec"]["replicas"])
+    return None
+
+
+def test_scaling_up_and_down_changes_the_statefulset() -> None:
+    for wanted in (2, 5):
+        raw = cluster({"instances": wanted})
+        assert replicas_of(decide(raw, pods_of(raw), replicas=3)) == wanted
+
+
+def test_the_primary_moves_away_before_its_pod_goes() -> None:
+    raw = cluster({"instances": 1})
+    held = lease(holder="notes-2_uid-2")
+    pods = changed(changed(pods_of(raw), 2, role="primary"), 0, role="replica")
+    made = decide(raw, pods, held, replicas=3)
+    written = asked(made)
+
+    assert replicas_of(made) in (None, 3)
+    assert written is not None
+    assert written["to"] == "notes-0"
+
+
+def test_scaling_down_waits_while_nobody_can_take_over() -> None:
+    raw = cluster({"instances": 1})
+    pods = changed(changed(pods_of(raw), 2, role="primary"), 0, ready=False, role="replica")
+    made = decide(raw, pods, lease(holder="notes-2_uid-2"), replicas=3)
+
+    assert (replicas_of(made) in (None, 3), asked(made)) == (True, None)
+    assert "ScaleDownWaits" in [note.reason for note in made.notes]
+
+
+def test_a_cordoned_node_loses_its_primary_before_the_eviction() -> None:
+    nodes = {"node1": NodeView("node1", unschedulable=True), "node2": NodeView("node2", unschedulable=True)}
+    written = asked(decide(around={"nodes": nodes}))
+
+    assert written is not None
+    assert written["to"] == "notes-2"
+
+
+def test_a_cordoned_node_without_the_primary_is_no_reason() -> None:
+    assert asked(decide(around={"nodes": {"node2": NodeView("node2", unschedulable=True)}})) is None
+
+
+def test_a_primary_that_is_being_deleted_hands_off() -> None:
+    written = asked(decide(pods=changed(pods_of(cluster()), 0, deleting=True)))
+
+    assert written is not None
+    assert written["to"] == "notes-1"
+
+
+def test_hibernation_waits_until_all_replicas_have_everything() -> None:
+    raw = cluster({"hibernate": True})
+    ready, behind = pods_of(raw), changed(pods_of(raw), 2, ready=False)
+
+    assert replicas_of(decide(raw, ready)) == 0
+    assert replicas_of(decide(raw, behind)) is None
+    assert replicas_of(decide(raw, behind, memory=lasting("hibernation"))) == 0
+    assert condition(decide(raw, behind))["reason"] == "Hibernating"
+
+
+def test_a_cluster_that_sleeps_says_so() -> None:
+    raw = cluster({"hibernate": True})
+    made = decide(raw, (), lease(holder=""), replicas=0)
+
+    assert condition(made)["reason"] == "Hibernated"
+    assert condition(made, "Hibernated")["status"] == "True"
+
+
+# -- runOn: Primary ---------------------------------------------------------------------
+
+
+def standing_by() -> tuple[PodView, ...]:
+    raw = cluster({"runOn": "Primary"})
+    held_back = {"ready": False, "sidecar_started": False, "programs_since": None}
+    return tuple(replace(pod, **held_back) if pod.ordinal else pod for pod in pods_of(raw))  # type: ignore[arg-type]
+
+
+def test_replicas_that_stand_by_count_as_ready() -> None:
+    made = decide(cluster({"runOn": "Primary"}), standing_by())
+
+    assert condition(made)["reason"] == "ClusterHealthy"
+    assert made.status is not None
+    assert made.status["ready"] == "3/3"
+    assert [row.get("standby") for row in made.status["instancesStatus"]] == [None, True, True]
+
+
+def test_a_replica_whose_sidecar_fails_does_not_stand_by() -> None:
+    pods = changed(standing_by(), 1, problem="container sqlite-sidecar: CrashLoopBackOff")
+
+    assert condition(decide(cluster({"runOn": "Primary"}), pods))["reason"] == "Degraded"
+
+
+def test_a_demoted_pod_is_replaced() -> None:
+    raw = cluster({"runOn": "Primary"})
+    pods = changed(changed(standing_by(), 0, role="replica"), 1, role="primary")
+    held = lease(holder="notes-1_uid-1")
+
+    assert deleted(decide(raw, pods, held)) == []
+    assert deleted(decide(raw, pods, held, memory=lasting("Demoted of uid-0"))) == ["notes-0"]
+
+
+def test_programs_that_lost_their_mount_are_started_anew() -> None:
+    since = NOW - dt.timedelta(minutes=1)
+    pods = changed(pods_of(cluster()), 1, sidecar_restarts=1, sidecar_since=since)
+
+    assert deleted(decide(pods=pods)) == []
+    assert deleted(decide(pods=pods, memory=lasting("MountReplaced of uid-1"))) == ["notes-1"]
+
+
+# -- trouble ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ('pods "notes-0" is forbidden: violates PodSecurity "baseline:latest": privileged', "enforce=privileged"),
+        ('pods "notes-0" is forbidden: exceeded quota: small, requested: pods=1', "ResourceQuota"),
+        ('admission webhook "policy.example" denied the request', "webhook"),
+        ("something that nobody knows", "change the template"),
+    ],
+)
+def test_a_refused_pod_is_told_with_the_servers_words_and_a_cure(words: str, advice: str) -> None:
+    made = decide(pods=pods_of(cluster())[:1], around={"pod_refusal": words})
+
+    assert condition(made)["reason"] == "PodRejected"
+    assert words in condition(made)["message"]
+    assert advice in condition(made)["message"]
+
+
+def test_a_foreign_object_is_told() -> None:
+    made = decide(
+        memory=Memory(foreign={"Service notes-rw": "Service notes-rw exists and is not this SQLiteCluster's"})
+    )
+
+    assert condition(made)["reason"] == "ForeignObject"
+    assert condition(made, "Stalled")["status"] == "True"
+
+
+def test_volumes_grow_and_never_shrink() -> None:
+    small, large = ClaimView("data-notes-0", "u", "1Gi"), ClaimView("data-notes-1", "u", "9Gi")
+    raw = cluster({"storage": {"size": "5Gi"}})
+    made = decide(raw, around={"claims": (small, large)})
+
+    assert [one for one in made.actions if isinstance(one, ResizeClaim)] == [ResizeClaim("data-notes-0", "5Gi")]
+
+
+def test_a_refused_resize_is_a_matter_of_storage_not_of_ready() -> None:
+    made = decide(memory=Memory(refusals={"PersistentVolumeClaim data-notes-0": "not resizable"}))
+
+    assert condition(made, "StorageHealthy")["reason"] == "ResizeRefused"
+    assert condition(made)["reason"] == "ClusterHealthy"
+
+
+# -- the end ----------------------------------------------------------------------------
+
+
+def ending(seconds: float, pods: int = 3, **metadata: Any) -> Any:
+    began = (NOW - dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    raw = cluster(deletionTimestamp=began, **metadata)
+    return decide(raw, pods_of(raw, pods), replicas=3 if pods else 0)
+
+
+def test_pods_end_before_a_deleted_cluster_is_let_go() -> None:
+    assert kinds_of(ending(1)) == ["Scale"]
+    assert kinds_of(ending(1, pods=0)) == ["SetFinalizers"]
+
+
+def test_a_deletion_does_not_wait_for_ever() -> None:
+    made = ending(121)
+
+    assert [type(one) for one in made.actions] == [SetFinalizers]
+    assert made.actions[0].finalizers == ()
+    assert "DeletionNotWaitedFor" in [note.reason for note in made.notes]
+
+
+def test_pods_that_are_to_be_orphaned_are_not_ended() -> None:
+    made = ending(1, finalizers=[names.FINALIZER, "orphan"])
+
+    assert list(made.actions) == [SetFinalizers(("orphan",), "5")]
+
+
+# -- what is told -----------------------------------------------------------------------
+
+
+def test_each_change_of_the_reason_is_an_event() -> None:
+    before = decide(held=lease(seen_at=CLOCK - 60))
+    made = decide(cluster(status=before.status))
+
+    assert "ClusterHealthy" in [note.reason for note in made.notes]
+    assert "NewPrimary" in [note.reason for note in made.notes]
+
+
+def test_other_words_for_the_same_state_are_written_only_now_and_then() -> None:
+    first = decide(pods=changed(pods_of(cluster()), 1, ready=False, problem="waits 1"))
+    pods = changed(pods_of(cluster()), 1, ready=False, problem="waits 2")
+    raw = cluster(status=first.status)
+
+    assert decide(raw, pods, memory=Memory(since={"status": CLOCK - 1})).status is None
+    assert decide(raw, pods, memory=Memory(since={"status": CLOCK - 11})).status is not None
