@@ -14,8 +14,8 @@ from functools import partial
 
 from lanes.kube_chart import CHART_CASES
 from sqlitecluster_operator.api.schema import Schema, openapi_schema
-from support import cel_cases, kubeapi
-from support.cel_cases import Case, Change
+from support import cel_case, cel_cases, kubeapi
+from support.cel_case import Case, Change
 from support.kubeapi import Answer, Kube, cluster_path
 from support.lane import Run, parse, run_cases, run_lane
 
@@ -35,7 +35,7 @@ def refused_well(case: Case, answer: Answer) -> None:
 
 def rule(kube: Kube, case: Case, _run: Run) -> None:
     """One row of the table."""
-    before, accepted, refused = (body and quiet(body) for body in cel_cases.objects(case))
+    before, accepted, refused = (body and quiet(body) for body in cel_case.objects(case))
     assert accepted is not None and refused is not None
     if before is None:
         path = cluster_path(NAMESPACE, query="dryRun=All&fieldValidation=Strict")
@@ -78,7 +78,7 @@ def put(kube: Kube, name: str, body: Change) -> Answer:
 
 def quiet(body: Change) -> Change:
     """The object so that an operator in the same cluster makes no pods for it."""
-    return body if body["spec"].get("hibernate") else cel_cases.merged(body, {"spec": {"suspend": True}})
+    return body if body["spec"].get("hibernate") else cel_case.merged(body, {"spec": {"suspend": True}})
 
 
 def paths(schema: Schema, prefix: str) -> list[str]:
@@ -105,7 +105,7 @@ def explain(kube: Kube, top: str, _run: Run) -> None:
 
 def status_and_scale(kube: Kube, _run: Run) -> None:
     """Status is a subresource; columns, wait, scale and short names show it."""
-    body = quiet(cel_cases.base("columns"))
+    body = quiet(cel_case.base("columns"))
     made = kube.request("POST", cluster_path(NAMESPACE), {**body, "status": {"epoch": 9}})
     assert made.ok, made.message
     assert "status" not in made.body, "a status came in with the object"
@@ -136,7 +136,7 @@ def status_and_scale(kube: Kube, _run: Run) -> None:
 
 def defaults_and_unknown_fields(kube: Kube, _run: Run) -> None:
     """The short object is completed; unknown fields are pruned, but kept in the pod template."""
-    body = cel_cases.merged(cel_cases.base("short"), {"spec": {"unheardOf": 1}})
+    body = cel_case.merged(cel_case.base("short"), {"spec": {"unheardOf": 1}})
     answer = kube.request("POST", cluster_path(NAMESPACE, query="dryRun=All"), body)
     assert answer.ok, answer.message
     spec = answer.body["spec"]
@@ -166,14 +166,14 @@ def largest_object(kube: Kube, _run: Run) -> None:
     ]
     volumes = [{"name": f"v{at}", "emptyDir": {}} for at in range(64)]
     inits = [{**one, "name": f"i{one['name']}"} for one in containers]
-    change = cel_cases.spec(
+    change = cel_case.spec(
         instances=64,
         template={"spec": {"containers": containers, "initContainers": inits, "volumes": volumes}},
         databases=[{"name": f"{number}.db"} for number in range(256)],
         mount={"containers": [f"c{number}" for number in range(16)]},
         fence=[f"large-{number}" for number in range(64)],
     )
-    body = cel_cases.merged(cel_cases.base("large"), change)
+    body = cel_case.merged(cel_case.base("large"), change)
     answer = kube.request("POST", cluster_path(NAMESPACE, query="dryRun=All"), body)
     assert answer.ok, answer.message
 

@@ -20,7 +20,7 @@ from lanes.kube_chart import CHART, KUBERNETES
 from sqlitecluster_operator import names
 from sqlitecluster_operator.api import parse as parse_cluster
 from sqlitecluster_operator.objects import access
-from support import cel_cases, kubeapi
+from support import cel_case, kubeapi
 from support.kubeapi import Kube, account
 from support.lane import Run, parse, run_cases, run_lane
 
@@ -174,7 +174,7 @@ def sidecar(kube: Kube, _run: Run) -> None:
     """A pod's account: its Lease, its cluster's pods' labels, reading pods. The operator itself grants it."""
     operator = install(kube, "grants", "--set", f"watchNamespaces={{{SERVED}}}")
     try:
-        body = cel_cases.merged(cel_cases.base(), {"metadata": {"namespace": SERVED, "uid": "0" * 8}})
+        body = cel_case.merged(cel_case.base(), {"metadata": {"namespace": SERVED, "uid": "0" * 8}})
         cluster = parse_cluster(body)
         for made in (access.service_account(cluster), access.role(cluster, 3), access.role_binding(cluster)):
             grant(kube, operator, made)

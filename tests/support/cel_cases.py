@@ -1,80 +1,13 @@
 """Every rule of the CRD: an object that keeps it, one that breaks it, and what the user is told.
 
 Used by ``unit/api`` (Python's side of the rules) and by the lane ``kube_cel`` (a real API server).
-A change is merged into ``base()``; None removes a key. ``before`` makes it an update.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
 from typing import Any, Final
 
-Change = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One rule."""
-
-    name: str
-    says: str
-    """Part of the message of the refusal."""
-    accept: Change
-    reject: Change
-    field: str
-    """The path that the refusal names."""
-    before: Change | None = None
-    """For transition rules: the object that exists before."""
-    schema: bool = False
-    """Refused by the schema itself (type, range, pattern); the API server and Python have words of their own."""
-
-
-def base(name: str = "notes") -> Change:
-    """The short object of the documentation."""
-    return {
-        "apiVersion": "sqlitecluster.dev/v1alpha1",
-        "kind": "SQLiteCluster",
-        "metadata": {"name": name},
-        "spec": {"instances": 3, "storage": {"size": "1Gi"}, "template": {"spec": {"containers": [_APP]}}},
-    }
-
-
-def merged(target: Change, change: Change) -> Change:
-    """The object with a change; mappings are merged, everything else is replaced, None removes."""
-    result = copy.deepcopy(target)
-    for key, value in change.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = copy.deepcopy(value)
-    return result
-
-
-_APP: Final = {"name": "app", "image": "example/notes:1", "env": [{"name": "DATABASE_URL", "value": "/data/notes.db"}]}
-
-
-def spec(**fields: Any) -> Change:
-    """A change of the spec."""
-    return {"spec": fields}
-
-
-def pod(**fields: Any) -> Change:
-    """A change of the pod template."""
-    return spec(template={"spec": fields})
-
-
-def app(**fields: Any) -> Change:
-    """A change of the program's container."""
-    return pod(containers=[{**_APP, **fields}])
-
-
-def primary(**fields: Any) -> Change:
-    """A change of spec.primary."""
-    return spec(primary=fields)
-
+from support.cel_case import APP, Case, Change, app, pod, primary, spec
 
 _SQL: Final = {"initdb": {"sql": ["CREATE TABLE a (b)"]}}
 _URL: Final = {"source": {"url": "https://example.test/a.db"}, "database": "a.db"}
@@ -112,23 +45,23 @@ NAMES: Final = [
 TEMPLATE: Final = [
     Case(
         "container-name",
-        "sqlite-sidecar and sqlite-guard are the operator's",
+        "sqlite-guard and sqlite-bootstrap are the operator's containers",
         app(name="sqlite-web"),
         app(name="sqlite-sidecar"),
         "spec.template.spec.containers",
     ),
     Case(
         "init-container-name",
-        "sqlite-sidecar and sqlite-guard are the operator's",
-        pod(initContainers=[{**_APP, "name": "init"}]),
-        pod(initContainers=[{**_APP, "name": "sqlite-guard"}]),
+        "sqlite-guard and sqlite-bootstrap are the operator's containers",
+        pod(initContainers=[{**APP, "name": "init"}]),
+        pod(initContainers=[{**APP, "name": "sqlite-guard"}]),
         "spec.template.spec.containers",
     ),
     Case(
         "unique-names",
         "have the same name",
-        pod(initContainers=[{**_APP, "name": "init"}]),
-        pod(initContainers=[_APP]),
+        pod(initContainers=[{**APP, "name": "init"}]),
+        pod(initContainers=[APP]),
         "spec.template.spec.initContainers",
     ),
     Case(
@@ -505,10 +438,3 @@ SCHEMA: Final = [
 ]
 
 CASES: Final = [*NAMES, *TEMPLATE, *SERVICES, *TIMES, *DATA, *TRANSITIONS, *SCHEMA]
-
-
-def objects(case: Case) -> tuple[Change | None, Change, Change]:
-    """(before, accepted, refused) of a case."""
-    before = None if case.before is None else merged(base(), case.before)
-    start = base() if before is None else before
-    return before, merged(start, case.accept), merged(start, case.reject)

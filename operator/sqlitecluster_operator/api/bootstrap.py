@@ -70,7 +70,8 @@ class ClaimSource(Model):
     """Databases on an existing volume."""
 
     claim_name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Name of a PersistentVolumeClaim in the cluster's namespace. It is only read."""
+    """Name of a PersistentVolumeClaim in the cluster's namespace. It is only read. Every pod mounts it, so it must stay
+    as long as the cluster, and with more than one instance needs an access mode that allows that."""
     path: Annotated[str, Field(max_length=4096)] = "."
     """File or folder on the volume. Of a folder every SQLite database in it is imported."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from sqlitecluster_operator.api.base import Int32, Label, Model, OpenModel, Quantity, Rule
 
 SIDECAR_CONTAINER: Final = "sqlite-sidecar"
-RESERVED_CONTAINERS: Final = (SIDECAR_CONTAINER, "sqlite-guard")
+RESERVED_CONTAINERS: Final = (SIDECAR_CONTAINER, "sqlite-guard", "sqlite-bootstrap")
 RESERVED_VOLUMES: Final = ("data", "identity", "kube-api")
 RESERVED_PREFIX: Final = "sqlite-"
 RESERVED_PORTS: Final = (20202, 20203, 20204)
@@ -86,10 +86,10 @@ class PodSpec(OpenModel):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.containers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])) && "
+            cel="self.containers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard', 'sqlite-bootstrap'])) && "
             "(!has(self.initContainers) || "
-            "self.initContainers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard'])))",
-            message="the container names sqlite-sidecar and sqlite-guard are the operator's; choose another name",
+            "self.initContainers.all(c, !(c.name in ['sqlite-sidecar', 'sqlite-guard', 'sqlite-bootstrap'])))",
+            message="sqlite-sidecar, sqlite-guard and sqlite-bootstrap are the operator's containers; use another name",
             field="containers",
             check=lambda self, _: all(
                 c.name not in RESERVED_CONTAINERS for c in [*self.containers, *(self.init_containers or [])]

@@ -80,7 +80,7 @@ class Database(Model):
 
     name: DatabaseName
     """Path of the database below spec.mount.path, such as app.db or tenants/a.db."""
-    journal_mode: Literal["WAL", "DELETE", "TRUNCATE", "PERSIST"] = "WAL"
+    journal_mode: Literal["WAL", "DELETE"] = "WAL"
     """Journal mode with which the database is made. Programs may change it later."""
     page_size: Literal[512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 4096
     """Page size in bytes with which the database is made. Cannot be changed here."""

@@ -55,8 +55,9 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     node.register(subparsers)
     local.register(subparsers)
     if command not in ("node", "local"):
-        from sqlitecluster.cli import client, ltx
+        from sqlitecluster.cli import bootstrap, client, ltx
 
+        bootstrap.register(subparsers)
         client.register(subparsers)
         ltx.register(subparsers)
     return parser

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from sqlitecluster_operator.api import SQLiteClusterStatus, duration_seconds, parse, quantity_value, validate
-from support import cel_cases
+from support import cel_case
 
 
 def test_the_short_object_is_complete() -> None:
-    cluster = parse(cel_cases.base())
+    cluster = parse(cel_case.base())
 
-    assert validate(cel_cases.base()) == []
+    assert validate(cel_case.base()) == []
     assert cluster.spec.mount.path == "/data"
     assert cluster.spec.primary.lease.lease_duration_seconds == 12
     assert cluster.spec.services.rw.enabled
 
 
 def test_fields_of_containers_that_the_operator_does_not_know_are_kept() -> None:
-    template = parse(cel_cases.base()).spec.template
+    template = parse(cel_case.base()).spec.template
     assert template is not None
 
     container = template.spec.model_dump(by_alias=True, exclude_none=True)["containers"][0]
@@ -53,15 +53,15 @@ def test_what_is_no_quantity(text: str) -> None:
 
 
 def test_an_object_of_before_that_was_illegal_does_not_hide_what_is_wrong_now() -> None:
-    before = cel_cases.merged(cel_cases.base(), cel_cases.spec(instances=0))
-    now = cel_cases.merged(cel_cases.base(), cel_cases.spec(storage={"size": "1Mi"}))
+    before = cel_case.merged(cel_case.base(), cel_case.spec(instances=0))
+    now = cel_case.merged(cel_case.base(), cel_case.spec(storage={"size": "1Mi"}))
 
     assert [problem.path for problem in validate(now, before)] == ["spec.storage.size"]
 
 
 def test_several_problems_are_all_said() -> None:
-    wrong = cel_cases.spec(storage={"size": "1Mi"}, retention={"ltx": "1s"}, fence=["x-0"])
-    paths = {problem.path for problem in validate(cel_cases.merged(cel_cases.base(), wrong))}
+    wrong = cel_case.spec(storage={"size": "1Mi"}, retention={"ltx": "1s"}, fence=["x-0"])
+    paths = {problem.path for problem in validate(cel_case.merged(cel_case.base(), wrong))}
 
     assert paths == {"spec.storage.size", "spec.retention.ltx", "spec.fence"}
 

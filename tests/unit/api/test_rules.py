@@ -8,8 +8,8 @@ from sqlitecluster_operator.api import validate
 from sqlitecluster_operator.api.base import Rule
 from sqlitecluster_operator.api.cluster import SQLiteCluster
 from sqlitecluster_operator.api.schema import models
-from support import cel_cases
-from support.cel_cases import Case
+from support import cel_case, cel_cases
+from support.cel_case import Case
 
 CASES = {case.name: case for case in cel_cases.CASES}
 
@@ -20,14 +20,14 @@ def all_rules() -> list[Rule]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_an_object_that_keeps_the_rule_is_accepted(case: Case) -> None:
-    before, accepted, _ = cel_cases.objects(case)
+    before, accepted, _ = cel_case.objects(case)
 
     assert validate(accepted, before) == []
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_an_object_that_breaks_the_rule_is_refused(case: Case) -> None:
-    before, _, refused = cel_cases.objects(case)
+    before, _, refused = cel_case.objects(case)
     problems = validate(refused, before)
 
     assert case.field in [problem.path for problem in problems]
@@ -48,7 +48,7 @@ def test_the_table_has_each_case_once() -> None:
 
 def test_what_exists_is_legal_before_an_update() -> None:
     for case in cel_cases.CASES:
-        before, _, _ = cel_cases.objects(case)
+        before, _, _ = cel_case.objects(case)
         assert before is None or validate(before) == [], case.name
 
 
