@@ -65,9 +65,10 @@ class Identity:
         self._client = LiveContext(ssl.PROTOCOL_TLS_CLIENT)
         self._held: Held | None = None
         self._trust = b""
-        self._renew_s = 0.0
+        self._planned_s = self._renew_s = 0.0
         self._failures = 0
         self._obtained_s = 0.0
+        self._said = ""
         self._task: asyncio.Task[None] | None = None
         self.renewals = 0
         """Certificates obtained by this process."""
@@ -112,10 +113,10 @@ class Identity:
         if not self._is_static and (pem := self._kept.load()) is not None:
             self._take_kept(pem)
         deadline = time.monotonic() + FIRST_S
-        await self._look()
+        self._follow()  # with a certificate that is still good nobody waits for the next one
         while not self._usable() and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK_S / 4)
             await self._look()
+            await asyncio.sleep(0 if self._usable() else LOOK_S / 4)
         self._task = asyncio.create_task(self._run(), name="identity")
 
     async def stop(self) -> None:
@@ -135,6 +136,14 @@ class Identity:
 
     async def _look(self) -> None:
         """Follow the files; renew when it is time."""
+        self._follow()
+        if not self._is_static and self._now() >= self._renew_s:
+            await self._renew()
+        if self._usable() and not self._failures:
+            self._problems.clear(_CODE)
+
+    def _follow(self) -> None:
+        """Use what the files say now."""
         held, trust = self._held, self._trust
         try:
             trust = self._read_trust()
@@ -143,10 +152,6 @@ class Identity:
             self._report(str(error))
         if (held, trust) != (self._held, self._trust):
             self._use(held, trust)
-        if not self._is_static and self._now() >= self._renew_s:
-            await self._renew()
-        if self._usable() and not self._failures:
-            self._problems.clear(_CODE)
 
     async def _renew(self) -> None:
         cluster, lifetime_s = "/".join(self.members.cluster or ("", "")), self._settings.lifetime_s
@@ -158,7 +163,7 @@ class Identity:
             self._renew_s = self._now() + self._pause()
             self._report(str(error))
             return
-        self._failures = 0
+        self._failures, self._said = 0, ""
         self.renewals += 1
         self._obtained_s = self._now()
         self._use(held, self._trust)
@@ -206,7 +211,7 @@ class Identity:
         before, self._held, self._trust = self._held, held, trust
         if held is None:
             return
-        self._renew_s = self._plan(held)
+        self._planned_s = self._renew_s = self._plan(held)
         if held != before:
             log.info("certificate until %s", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(held.end_s)))
 
@@ -225,10 +230,13 @@ class Identity:
         return min(2.0 ** min(self._failures, 10), max(longest, 1.0)) * random.uniform(0.7, 1.3)
 
     def _report(self, why: str) -> None:
+        """A problem for people when nobody is let in, or when a fifth of the time left for it has passed."""
+        late_s = self._now() - self._planned_s
         if not self._usable():
             self._problems.report(_CODE, f"this node has no valid certificate, peers refuse it: {why}")
-        elif self._failures > 1:
+        elif late_s > (self.not_after_s - self._planned_s) / 5:
             text = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.not_after_s))
             self._problems.report(_CODE, f"the certificate is not renewed; it is good until {text}: {why}")
-        else:
+        elif why != self._said:
             log.warning("identity: %s", why)
+        self._said = why
