@@ -19,6 +19,7 @@ from pathlib import Path
 from runner import plan, results
 from runner.jobs import Outcome, run_job, say
 from runner.plan import Job
+from runner.shared import SharedCluster, local_cluster
 
 LOGS = plan.ROOT / "build" / "test-logs"
 
@@ -59,12 +60,17 @@ def run_all(jobs: list[Job]) -> int:
     """Run jobs one after the other; the verdict is the last line."""
     began = time.monotonic()
     outcomes: list[Outcome] = []
+    shared = SharedCluster(local_cluster, say)
     try:
         for number, job in enumerate(jobs, 1):
             say(f"— {number} of {len(jobs)}: {job.name}")
+            shared.before(job)
             outcomes.append(run_job(job, LOGS))
+            shared.after(jobs[number:])
     except KeyboardInterrupt:
         say("interrupted")
+    finally:
+        shared.after([])
     missing = jobs[len(outcomes) :]
     failed = sum(not outcome.passed for outcome in outcomes) + len(missing)
     print(f"\n{table(outcomes, missing)}\n\n{(time.monotonic() - began) / 60:.1f} minutes; logs in {LOGS}")
@@ -76,6 +82,7 @@ def soak(minutes: float, jobs: list[Job]) -> int:
     """Go on with lanes, the least finished first, until the time is over or all counts are reached."""
     until = time.monotonic() + minutes * 60
     broken: set[str] = set()
+    shared = SharedCluster(local_cluster, say)
     while time.monotonic() < until:
         open_jobs = [job for job in jobs if job.name not in broken and results.read(job)["done"] < job.release]
         if not open_jobs:
@@ -83,11 +90,13 @@ def soak(minutes: float, jobs: list[Job]) -> int:
             break
         job = min(open_jobs, key=lambda j: results.read(j)["done"] / j.release)
         left = job.release - results.read(job)["done"]
+        shared.before(job)
         outcome = run_job(job.with_count(min(left, job.budget * 3)), LOGS)
         known = results.add(job, outcome)
         say(f"{job.name}: {known['done']:,} of {job.release:,}, {known['violations']} violations in all")
         if not outcome.passed:
             broken.add(job.name)
+    shared.after([])
     print()
     failed = 0
     for job in jobs:

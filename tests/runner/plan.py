@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,20 +24,14 @@ class Job:
     limit_s: float
     budget: int = 0
     release: int = 0
+    cluster: bool = False  # uses the local Kubernetes cluster that such lanes share
 
     def with_count(self, count: int) -> Job:
         """The same lane with another count."""
         at = self.command.index("--count") + 1
         command = (*self.command[:at], str(count), *self.command[at + 1 :])
         scale = max(1.0, count / max(1, self.budget))
-        return Job(
-            name=self.name,
-            kind=self.kind,
-            command=command,
-            limit_s=self.limit_s * scale,
-            budget=count,
-            release=self.release,
-        )
+        return replace(self, command=command, limit_s=self.limit_s * scale, budget=count)
 
 
 def lanes() -> list[Job]:
@@ -53,7 +47,15 @@ def _lane(name: str, row: dict[str, object]) -> Job:
     assert isinstance(arguments, list), name
     module = f"lanes.{row.get('module', name)}"
     command = (sys.executable, "-u", "-m", module, "--count", str(budget), *map(str, arguments))
-    return Job(name=name, kind="lane", command=command, limit_s=float(limit), budget=budget, release=release)
+    return Job(
+        name=name,
+        kind="lane",
+        command=command,
+        limit_s=float(limit),
+        budget=budget,
+        release=release,
+        cluster=bool(row.get("cluster", False)),
+    )
 
 
 def unit_groups(*, quick: bool = False) -> list[Job]:

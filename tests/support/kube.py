@@ -164,22 +164,23 @@ def wait_condition(what: str, condition: str, namespace: str, *, limit_s: float 
 
 
 @contextmanager
-def namespace(prefix: str = "test", labels: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A fresh namespace; it is deleted in the end, and waited for, since its volumes take disk."""
+def namespace(prefix: str = "test", labels: Mapping[str, str] | None = None, *, wait: bool = True) -> Iterator[str]:
+    """A fresh namespace; it is deleted in the end, and its end waited for unless told otherwise."""
     name = f"{prefix}-{uuid.uuid4().hex[:6]}"
     metadata = {"name": name, "labels": dict(labels or {})}
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
     try:
         yield name
     finally:
-        _drop(name)
+        _drop(name, wait)
 
 
-def _drop(name: str) -> None:
+def _drop(name: str, wait: bool) -> None:
     """Objects with finalizers go first, while whoever removes these still can."""
     try:
         if "sqliteclusters.sqlitecluster.dev" in kubectl("get", "crd", "-o", "name"):
             kubectl("--namespace", name, "delete", "sqliteclusters", "--all", "--wait=false")
-        kubectl("delete", "namespace", name, f"--timeout={NAMESPACE_GONE_S:.0f}s", limit_s=NAMESPACE_GONE_S + 10)
+        waiting = f"--timeout={NAMESPACE_GONE_S:.0f}s" if wait else "--wait=false"
+        kubectl("delete", "namespace", name, waiting, limit_s=NAMESPACE_GONE_S + 10)
     except ClusterError as error:
         print(f"    namespace {name} is left: {error}", flush=True)

@@ -101,7 +101,22 @@ def references(archive: Path) -> list[str]:
 
 BUSYBOX_COMMANDS = (
     *("sh", "sleep", "cat", "ls", "echo", "httpd", "wget", "nslookup", "ip", "id", "touch", "rm", "env", "test"),
-    *("mkdir", "date", "true", "false", "ps", "kill", "grep", "nc", "mount", "umount", "sync", "head", "tail"),
+    *(
+        "mkdir",
+        "date",
+        "true",
+        "false",
+        "ps",
+        "kill",
+        "grep",
+        "nc",
+        "mount",
+        "umount",
+        "sync",
+        "head",
+        "tail",
+        "hostname",
+    ),
     *("sed", "cp", "mv", "stat", "wc", "dd", "chmod"),
 )
 
