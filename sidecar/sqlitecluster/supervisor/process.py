@@ -34,6 +34,7 @@ from sqlitecluster.supervisor.settings import Settings
 
 STOP_USERS_S = 3.0  # clean stop: programs may finish and close
 STOP_REPLICATOR_S = 30.0  # clean stop: final capture and sync of the log
+STOP_ELECTED_S = 15.0  # the same after a hand-off, which has its own limit
 STOP_MOUNT_S = 5.0
 HURRY_S = 1.0  # after the second signal
 USERS_POLL_S = 0.1
@@ -219,11 +220,14 @@ class Supervisor:
         With programs cut off, the bare folder stays immutable: they would go on in it, and the next start
         would have to refuse the folder. The runtime folder stays too: a transaction may be open, and what is
         there tells the next start about it. A node that failed, and will be started again in its container,
-        leaves its mount to be covered by the next one (``stackMounts``).
+        leaves its mount to be covered by the next one (``stackMounts``). An elected node hands its role over first,
+        which needs the mount: databases are locked and captured to their end through it.
         """
         self._node.shared[words.STOPPING] = 1
         self._node.shared.ring()
         clean = self._leave_programs_time()
+        if self._settings.switchover_s is not None and self._mount.is_serving:
+            self._replicator.stop(HURRY_S if self._hurry else self._settings.switchover_s + STOP_ELECTED_S)
         if not (self._exit_code and self._settings.stack_mounts):
             self._mount.detach()
         if not self._mount.is_serving:  # the replicator may wait for an answer that never comes

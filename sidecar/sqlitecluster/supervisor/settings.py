@@ -14,6 +14,8 @@ class Settings:
         self.data_dir: str = values["data_dir"]
         self.mount_dir: str = values["mount_dir"]
         self.runtime_dir: str = values["runtime_dir"]
+        election = values["election"] if values["role"] == "elected" else None
+        self.switchover_s: float | None = election["switchover_timeout_s"] if election else None
         self.resend: bool = values["resend"]
         self.allow_other: bool = values["allow_other"]
         self.stack_mounts: bool = values["stack_mounts"]
