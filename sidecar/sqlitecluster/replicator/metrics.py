@@ -23,7 +23,7 @@ class Metric:
 
     name: str
     kind: str
-    """``gauge`` or ``counter``."""
+    """``gauge``, ``counter`` or ``histogram`` (whose samples are ``_bucket``, ``_sum`` and ``_count``)."""
     labels: tuple[str, ...]
     help: str
 
@@ -63,6 +63,10 @@ _ROWS: Final = (
     ("mount_generation", "gauge", (), "Mount processes since the node started."),
     ("remounts_total", "counter", (), "Connections that had to be aborted, so that programs had to reopen."),
     ("no_space_total", "counter", (), "Requests refused because only the disk reserve was left."),
+    ("time_to_fence_seconds", "gauge", (), "How long an elected primary may write without renewing; 0 on replicas."),
+    ("leader_transitions_total", "counter", (), "How often this node became, or stopped being, the elected primary."),
+    ("lease_failures_total", "counter", (), "Requests for the Lease without a usable answer."),
+    ("lease_renew_seconds", "histogram", (), "How long writing the Lease took."),
     ("process_resident_bytes", "gauge", ("process",), "Resident memory of this node's processes."),
 )
 TABLE: Final = {
@@ -78,17 +82,26 @@ def render(samples: Iterable[Sample]) -> str:
     """
     found: dict[str, list[str]] = {}
     for name, labels, value in samples:
-        metric = TABLE[name]
-        if tuple(labels) != metric.labels:
-            raise KeyError(f"{name} has labels {metric.labels}, not {tuple(labels)}")
-        text = ",".join(f'{key}="{_escape(labels[key])}"' for key in metric.labels)
-        found.setdefault(name, []).append(f"{name}{{{text}}} {value:.15g}" if text else f"{name} {value:.15g}")
+        metric = TABLE.get(name) or _histogram(name)
+        wanted = (*metric.labels, "le") if name.endswith("_bucket") else metric.labels
+        if tuple(labels) != wanted:
+            raise KeyError(f"{name} has labels {wanted}, not {tuple(labels)}")
+        text = ",".join(f'{key}="{_escape(labels[key])}"' for key in wanted)
+        found.setdefault(metric.name, []).append(f"{name}{{{text}}} {value:.15g}" if text else f"{name} {value:.15g}")
     lines: list[str] = []
     for metric in TABLE.values():
         if metric.name in found:
             lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
             lines += found[metric.name]
     return "\n".join(lines) + "\n"
+
+
+def _histogram(name: str) -> Metric:
+    """The histogram that a sample is a part of."""
+    metric = TABLE[name.rpartition("_")[0]]
+    if metric.kind != "histogram":
+        raise KeyError(name)
+    return metric
 
 
 def _escape(value: str) -> str:
