@@ -347,11 +347,11 @@ TRANSITIONS: Final = [
         before=spec(mount={"path": "/srv"}),
     ),
     Case(
-        "page-size",
-        "the page size is fixed",
-        spec(databases=[{"name": "a.db"}, {"name": "b.db", "pageSize": 512}]),
-        spec(databases=[{"name": "a.db", "pageSize": 512}]),
-        "spec.databases[0].pageSize",
+        "databases-changed",
+        "databases are made once",
+        spec(databases=[{"name": "a.db"}], suspend=True),
+        spec(databases=[{"name": "a.db"}, {"name": "b.db"}]),
+        "spec.databases",
         before=spec(databases=[{"name": "a.db"}]),
     ),
     Case(

@@ -83,15 +83,9 @@ class Database(Model):
     journal_mode: Literal["WAL", "DELETE"] = "WAL"
     """Journal mode with which the database is made. Programs may change it later."""
     page_size: Literal[512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 4096
-    """Page size in bytes with which the database is made. Cannot be changed here."""
+    """Page size in bytes with which the database is made."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.pageSize == oldSelf.pageSize",
-            message="the page size is fixed when the database is made; a program may change it with VACUUM",
-            field="pageSize",
-            check=lambda self, old: old is None or self.page_size == old.page_size,
-        ),
         Rule(
             cel="!self.name.matches('-(journal|wal|shm|pos|lock)$')",
             message="names that end in -journal, -wal, -shm, -pos or -lock belong to SQLite and to the mount",
@@ -275,7 +269,8 @@ class SQLiteClusterSpec(Model):
     databases: Annotated[list[Database], Field(max_length=256, json_schema_extra=ListMapByName)] = Field(
         default_factory=list
     )
-    """Databases made when the cluster starts. Any other database that a program makes is replicated too."""
+    """Databases that a new cluster starts with, empty. Any other that a program makes is replicated too. Cannot be
+    changed afterwards."""
     bootstrap: Bootstrap | None = None
     """What a new cluster starts with. Unset: empty. Cannot be changed afterwards."""
     replication: Replication = Field(default_factory=Replication)
@@ -351,6 +346,12 @@ class SQLiteClusterSpec(Model):
             message="bootstrap is used once, when the cluster is made; it cannot be added or removed later",
             field="bootstrap",
             check=_may_not_appear("bootstrap"),
+        ),
+        Rule(
+            cel="self.databases == oldSelf.databases",
+            message="databases are made once, with the cluster; a program makes further ones by opening them",
+            field="databases",
+            check=lambda self, old: old is None or self.databases == old.databases,
         ),
         Rule(
             cel="!(self.hibernate && self.suspend)",

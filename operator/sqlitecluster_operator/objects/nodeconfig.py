@@ -11,6 +11,7 @@ import yaml
 
 from sqlitecluster_operator import names
 from sqlitecluster_operator.api import SQLiteCluster, SQLiteClusterSpec, duration_seconds, quantity_value
+from sqlitecluster_operator.objects import bootstrap
 from sqlitecluster_operator.objects.metadata import Object, metadata
 
 DATA_DIR: Final = "/var/lib/sqlitecluster"
@@ -31,7 +32,7 @@ def config_map(cluster: SQLiteCluster) -> Object:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(cluster, names.config_map(cluster.metadata.name)),
-        "data": {names.CONFIG_FILE: text},
+        "data": {names.CONFIG_FILE: text, **bootstrap.config(cluster)},
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlitecluster_operator import names
 from sqlitecluster_operator.api import SQLiteCluster, duration_seconds
-from sqlitecluster_operator.objects import nodeconfig, sidecar
+from sqlitecluster_operator.objects import bootstrap, nodeconfig, sidecar
 from sqlitecluster_operator.objects.metadata import Object, digest, merged
 
 _SPREAD_OVER: Final = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
@@ -69,8 +69,9 @@ def pod_spec(cluster: SQLiteCluster, image: str, pull_policy: str) -> Object:
         if not spec.mount.containers or one["name"] in spec.mount.containers:
             one["volumeMounts"] = [*one.get("volumeMounts", ()), sidecar.program_mount(spec.mount.path)]
     ours = [make(cluster, image, pull_policy) for make in (sidecar.guard, sidecar.container)]
+    ours += bootstrap.containers(cluster, image, pull_policy)
     pod["initContainers"] = [*ours, *pod.get("initContainers", ())]
-    pod["volumes"] = [*sidecar.volumes(cluster), *pod.get("volumes", ())]
+    pod["volumes"] = [*sidecar.volumes(cluster), *bootstrap.volumes(cluster), *pod.get("volumes", ())]
     pod["serviceAccountName"] = cluster.metadata.name
     pod.setdefault("automountServiceAccountToken", False)
     grace = int(duration_seconds(spec.primary.switchover_timeout)) + _GRACE_EXTRA_S
