@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from localcluster import cgroups, machine, network, processes, programs
+from localcluster import cgroups, machine, network, orphans, processes, programs
 from localcluster.client import Client
 from localcluster.errors import ClusterError
 from localcluster.layout import DEFAULT_STATE, Layout, Node
@@ -80,6 +80,9 @@ class Cluster:
             if self.layout.run.exists():
                 self._say("what is left of an earlier cluster is removed")
                 self._wipe()
+            self._reap_orphans()
+            self.layout.run.mkdir(parents=True)  # before the record: without it this is an orphan
+            orphans.record(self.layout)
             began = time.monotonic()
             try:
                 Starter(self.layout, built, self._say).run(self._processes(), UP_LIMIT_S)
@@ -234,6 +237,13 @@ class Cluster:
         network.remove(self.layout)
         machine.remove_tree(self.layout.run)
         self.kubeconfig.unlink(missing_ok=True)
+        orphans.forget(self.layout)
+
+    def _reap_orphans(self) -> None:
+        for layout in orphans.orphans():
+            if layout.identity != self.layout.identity:
+                self._say(f"a cluster whose folder {layout.state} is gone is ended")
+                Cluster(layout.state, say=self._say)._wipe()
 
     def _keep_logs(self) -> None:
         kept = self.layout.state / "failed-logs"

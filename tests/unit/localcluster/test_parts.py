@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import controlplane, images, machine, pki, processes, programs
+from localcluster import controlplane, images, machine, orphans, pki, processes, programs
 from localcluster.__main__ import build_parser
 from localcluster.cluster import Cluster
 from localcluster.errors import ClusterError
@@ -160,3 +160,16 @@ COMMAND_LINES = (
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_the_command_line_is_understood(line: str) -> None:
     assert build_parser().parse_args(line.split()).command == line.split()[0]
+
+
+def test_a_cluster_whose_folder_is_gone_is_found_again(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    here, gone = Layout(tmp_path / "here"), Layout(tmp_path / "gone")
+    here.run.mkdir(parents=True)
+    for layout in (here, gone):
+        orphans.record(layout, records)
+
+    assert [layout.identity for layout in orphans.orphans(records)] == [gone.identity]
+    for layout in (here, gone):
+        orphans.forget(layout, records)
+    assert not records.exists()
