@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator import install, locks, through
 from sqlitecluster.replicator.capture import FINISH_S
 from sqlitecluster.replicator.capture_database import DatabaseCapture
+from sqlitecluster.replicator.capture_publish import CapturedDatabase
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.walfile import Page
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_WAIT_S: Final = 0.5
+_WAL_VERSION: Final = 2
 CUT_OFF: Final = "WriterCutOff"
 _DRAIN_S: Final = 2.0
 _KINDS: Final = ("database", "shm")
@@ -185,12 +188,32 @@ class ReplicaDb:
 
     def hand_over(self) -> None:
         """Before this node becomes the primary: capture shall go on behind what was applied."""
+        self._change_counter()
         if self.session is None or self.writer is None or not self.writer.header.mx_frame:
             self.store.set_wal_mark(0, 0, 0, 0)
             return
         salt = self.writer.header.salt
         salts = int.from_bytes(salt[:4], "big"), int.from_bytes(salt[4:], "big")
         self.store.set_wal_mark(*salts, self.writer.size, 0)
+
+    def _change_counter(self) -> None:
+        """Rollback mode: give the database a change counter that no connection has seen, as a transaction.
+
+        Commits through the WAL left it as it was. A connection that was idle all the while, and looks
+        again when the last user of the WAL has closed it, would take its old pages for the present ones.
+        """
+        session, writer, slot = self.session, self.writer, self.slot
+        if session is None or writer is None or slot is None or not self.store.commit:
+            return
+        page = bytearray(install.ContentReader(session).read(1, 1))
+        if page[19] == _WAL_VERSION:
+            return
+        counter = int.from_bytes(page[24:28], "big") + 1 + secrets.randbits(24) & 0xFFFF_FFFF
+        page[24:28] = page[92:96] = counter.to_bytes(4, "big")
+        database = CapturedDatabase(self._node, slot, self.store)
+        database.publish([(1, memoryview(bytes(page)))], session.page_size, self.store.commit, 1)
+        writer.append([(1, bytes(page))], self.store.commit)
+        self.store.set_applied(self.store.position.txid, self.store.position.checksum)
 
     def _open_session(self, wait_s: float) -> None:
         self._release_empty()
