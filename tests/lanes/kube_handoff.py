@@ -58,9 +58,8 @@ def _one(run: Run, sampled: Sampled, turn: int) -> float:
     assert not late, f"{old} acknowledged {len(late)} rows after {gap.new} had begun"
     shown = sampled.status()["handoff"]
     assert shown.get("to") == gap.new and shown.get("from") == old, f"the status says {shown}, {gap} was seen"
-    run.say(
-        f"{turn + 1}: {old} -> {gap.new}, write gap {gap.seconds * 1000:.0f} ms (status {shown.get('writeGapMillis')} ms)"
-    )
+    measured, told = f"{gap.seconds * 1000:.0f} ms", f"{shown.get('writeGapMillis')} ms"
+    run.say(f"{turn + 1}: {old} -> {gap.new}, write gap {measured} (status {told})")
     sampled.wait_ready(60)
     return gap.seconds
 

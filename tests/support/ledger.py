@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -57,7 +58,7 @@ def resumed_after(acks: Sequence[Ack], moment: float) -> float | None:
     times = [moment, *(ack.at for ack in acks if ack.at > moment)]
     if len(times) < 2:
         return None
-    silences = [(after - before, after) for before, after in zip(times, times[1:], strict=False)]
+    silences = [(after - before, after) for before, after in pairwise(times)]
     return max(silences)[1] - moment
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from itertools import pairwise
 from types import TracebackType
+from typing import Self
 
 from support import kube
 from support.lane import Run
@@ -46,7 +48,7 @@ class RwClient:
         self._command = kube.cluster_object().client_command(["python3", "-c", PROGRAM, host, str(self._journal)])
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> RwClient:
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, start_new_session=True)
         return self
 
@@ -64,7 +66,7 @@ class RwClient:
         """Seconds between two acknowledged rows, at most."""
         times = [float(str(entry["at"])) for entry in self._entries()]
         assert len(times) > 2, "no row was acknowledged through -rw"
-        return max(after - before for before, after in zip(times, times[1:], strict=False))
+        return max(after - before for before, after in pairwise(times))
 
     def lost(self, rows: dict[str, list[int]]) -> list[str]:
         """Tokens that were acknowledged and are not there."""

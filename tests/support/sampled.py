@@ -124,8 +124,8 @@ class Sampled:
     def describe(self) -> str:
         """What a person would look at first."""
         parts = [json.dumps(self.status().get("conditions"), indent=1)]
-        for what in (("get", "pods", "-o", "wide"), ("get", "events", "--sort-by=.lastTimestamp")):
-            parts.append(self.kubectl(*what)[-3000:])
+        looks = (("get", "pods", "-o", "wide"), ("get", "events", "--sort-by=.lastTimestamp"))
+        parts += [self.kubectl(*what)[-3000:] for what in looks]
         for pod in self.pods():
             logs = ("logs", pod, "-c", "sqlite-sidecar", "--tail=15")
             parts.append(f"--- {pod}\n{_quietly(lambda logs=logs: self.kubectl(*logs))}")
