@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import IdentityError
+from sqlitecluster.tokens import TOKEN_BYTES_MAX, read_token
 
-MAX_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = TOKEN_BYTES_MAX
 
 
 def read(path: Path) -> bytes:
@@ -28,8 +29,7 @@ def read(path: Path) -> bytes:
         IdentityError: it cannot be read, is empty, or too large.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_token(path)
     except OSError as error:
         raise IdentityError(f"cannot read {path}: {error.strerror}") from error
     if not data.strip() or len(data) > MAX_BYTES:

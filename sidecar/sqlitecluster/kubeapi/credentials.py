@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import ConfigError
+from sqlitecluster.tokens import read_token
 
 _TOKEN_AGE_S: Final = 60.0
 
@@ -57,8 +58,8 @@ class Credentials:
         now = time.monotonic()
         if self._folder is not None and now - self._read_at >= _TOKEN_AGE_S:
             try:
-                self._token, self._read_at = (self._folder / "token").read_text().strip(), now
-            except OSError:
+                self._token, self._read_at = read_token(self._folder / "token").decode().strip(), now
+            except (OSError, UnicodeDecodeError):
                 return self._token
         return self._token
 

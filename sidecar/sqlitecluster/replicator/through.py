@@ -40,21 +40,31 @@ class Opener:
         """Whether a path is below the mount point."""
         return path.is_relative_to(self._mount_dir)
 
+    def token(self, path: Path) -> int:
+        """A descriptor of a token in one of the folders of the configuration."""
+        answer, fd = self._request({"op": "token", "path": str(path)})
+        return self._checked(answer, fd, path)[1]
+
     def ask(self, op: str, path: Path, **more: Any) -> tuple[dict[str, Any], int]:
         """One request; returns the answer and its descriptor, or -1.
 
         Raises:
             OSError: what the kernel told the opener, or ETIMEDOUT.
         """
-        inside = str(path.relative_to(self._mount_dir))
-        with self._lock:
-            self._number += 1
-            request = {"op": op, "id": self._number, "path": inside, **more}
-            self._sock.send(json.dumps(request).encode())
-            answer, fd = self._receive()
+        answer, fd = self._request({"op": op, "path": str(path.relative_to(self._mount_dir)), **more})
+        return self._checked(answer, fd, path)
+
+    @staticmethod
+    def _checked(answer: dict[str, Any], fd: int, path: Path) -> tuple[dict[str, Any], int]:
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]), str(path))
         return answer, fd
+
+    def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        with self._lock:
+            self._number += 1
+            self._sock.send(json.dumps({**request, "id": self._number}).encode())
+            return self._receive()
 
     def _receive(self) -> tuple[dict[str, Any], int]:
         while True:

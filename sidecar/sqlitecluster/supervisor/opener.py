@@ -3,10 +3,12 @@
 The kernel checks permissions of the mount as on any file system, and programs' databases
 are theirs: with ``runAs`` the replicator is nobody special. It asks here, only when it was
 refused, for a descriptor (or a stat, an unlink, a folder). The opener is the replicator's
-user with one capability, CAP_DAC_OVERRIDE, and nothing else.
+user with one capability, CAP_DAC_OVERRIDE, and nothing else. Tokens of the pod are handed out in
+the same way: ``fsGroup`` closes them.
 
 Rules:
     1. Paths are relative to the mount point, walked folder by folder; a link or ``..`` is refused.
+       Tokens are files of the configured folders, nothing else.
     2. One request at a time: SQLite runs here when it plays a journal back, and closing any
        other descriptor of that file would release its locks.
     3. Its pid is a replicator's to the mount (word OPENER_PID). It holds no ``/dev/fuse``.
@@ -15,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -25,33 +28,43 @@ from sqlitecluster.supervisor.datagrams import Message
 STAT_FIELDS = 10  # what os.stat_result needs
 
 
-def start(sock: socket.socket, mount_dir: str, uid: int, gid: int) -> int:
+def start(sock: socket.socket, mount_dir: str, uid: int, gid: int, token_dirs: tuple[str, ...] = ()) -> int:
     """Fork an opener that serves ``sock``; returns its pid."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             _become_child(parent, sock.fileno(), uid, gid)
-            serve(sock, mount_dir)
+            serve(sock, mount_dir, token_dirs)
         finally:
             os._exit(0)
     return pid
 
 
-def serve(sock: socket.socket, mount_dir: str) -> None:
+def serve(sock: socket.socket, mount_dir: str, token_dirs: tuple[str, ...]) -> None:
     """Answer until the other end is closed by everybody."""
     while (received := datagrams.receive(sock)) is not None:
         message, _ = received
         answer: Message = {"id": message["id"]}
         fds: list[int] = []
         try:
-            with contextlib.closing(_Place(mount_dir, str(message["path"]))) as place:
-                _WORK[message["op"]](place, message, answer, fds)
+            if message["op"] == "token":
+                fds.append(_token(str(message["path"]), token_dirs))
+            else:
+                with contextlib.closing(_Place(mount_dir, str(message["path"]))) as place:
+                    _WORK[message["op"]](place, message, answer, fds)
         except OSError as error:
             answer["errno"] = error.errno
         datagrams.send(sock, answer, fds)
         for fd in fds:
             os.close(fd)
+
+
+def _token(path: str, token_dirs: tuple[str, ...]) -> int:
+    """A token, for reading. The kubelet's links are followed: nobody else writes there."""
+    if os.path.dirname(path) not in token_dirs:
+        raise PermissionError(errno.EPERM, "no folder of tokens")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class _Place:
@@ -60,7 +73,7 @@ class _Place:
     def __init__(self, mount_dir: str, path: str) -> None:
         *folders, self.name = path.split("/")
         if not self.name or any(part in ("", ".", "..") for part in (*folders, self.name)):
-            raise PermissionError(1, "no path below the mount point")
+            raise PermissionError(errno.EPERM, "no path below the mount point")
         self.path = f"{mount_dir}/{path}"
         self.fd = os.open(mount_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -19,6 +19,9 @@ class Settings:
         self.resend: bool = values["resend"]
         self.allow_other: bool = values["allow_other"]
         self.stack_mounts: bool = values["stack_mounts"]
+        identity = values["identity"]
+        places = [election["credentials_dir"] if election else "", identity["directory"] if identity else ""]
+        self.token_dirs = tuple(place for place in places if place)
         run_as = values["run_as"]  # null: workers are who the supervisor is
         self.run_as: tuple[int, int] | None = (run_as["uid"], run_as["gid"]) if run_as else None
         self.log_level: str = values["log_level"]

@@ -144,3 +144,24 @@ def test_answers_to_a_dead_predecessor_are_skipped(folder: Path, asked: through.
     asked._sock.send(b'{"op": "open", "id": 1, "path": "a.db", "flags": 0, "mode": 0}')
     answer, _ = asked.ask("stat", folder / "a.db")
     assert "stat" in answer
+
+
+def test_only_tokens_of_the_configured_folders_are_handed_out(folder: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    (tokens / "token").write_text("secret")
+    (tokens / "token").chmod(0o600)
+    ours, theirs = datagrams.pair()
+    pid = opener.start(theirs, str(folder), UID, UID, (str(tokens),))
+    asked = through.Opener(ours.detach(), folder)
+    fd = asked.token(tokens / "token")
+    assert os.read(fd, 100) == b"secret"
+    with pytest.raises(OSError):
+        os.write(fd, b"x")
+    os.close(fd)
+    for path in ("/etc/shadow", f"{tokens}/../tokens/token", f"{tokens}/sub/token"):
+        with pytest.raises(PermissionError):
+            asked.token(Path(path))
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    theirs.close()
