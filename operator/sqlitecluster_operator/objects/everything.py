@@ -26,7 +26,6 @@ def make(
     settings: Settings,
     replicas: int,
     claim_templates: Sequence[Mapping[str, Any]],
-    cluster_id: str,
 ) -> tuple[Object, ...]:
     """Everything but the Lease and what identity keeps.
 
@@ -42,7 +41,7 @@ def make(
         network.policy(cluster),
         *disruption_budget(cluster),
         *pod_monitor(cluster),
-        stateful_set(cluster, settings, replicas, claim_templates, cluster_id),
+        stateful_set(cluster, settings, replicas, claim_templates),
     ]
     return tuple(sealed(body) for body in bodies)
 
@@ -52,7 +51,6 @@ def stateful_set(
     settings: Settings,
     replicas: int,
     claim_templates: Sequence[Mapping[str, Any]],
-    cluster_id: str,
 ) -> Object:
     """Pods and their volumes. ``OnDelete``: when a pod is replaced is decided by the operator."""
     name, storage = cluster.metadata.name, cluster.spec.storage
@@ -71,12 +69,12 @@ def stateful_set(
                 "whenScaled": storage.retain.when_scaled,
             },
             "template": pods.template(cluster, settings.image, settings.pull_policy),
-            "volumeClaimTemplates": [dict(one) for one in claim_templates] or [_claim(cluster, cluster_id)],
+            "volumeClaimTemplates": [dict(one) for one in claim_templates] or [_claim(cluster)],
         },
     }
 
 
-def _claim(cluster: SQLiteCluster, cluster_id: str) -> Object:
+def _claim(cluster: SQLiteCluster) -> Object:
     storage = cluster.spec.storage
     spec: Object = {
         "accessModes": ["ReadWriteOnce"],
@@ -91,7 +89,6 @@ def _claim(cluster: SQLiteCluster, cluster_id: str) -> Object:
         "metadata": {
             "name": names.DATA_VOLUME,
             "labels": names.labels(cluster.metadata.name),
-            "annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id},
         },
         "spec": spec,
     }
@@ -128,7 +125,9 @@ def pod_monitor(cluster: SQLiteCluster) -> list[Object]:
 def lease(cluster: Mapping[str, Any], epoch: int, cluster_id: str, duration_s: int) -> Object:
     """The Lease, free. ``epoch`` is the newest that is known: a Lease that was lost does not start again at 0."""
     raw = cluster["metadata"]
-    notes = {names.ANNOTATION_CLUSTER_ID: cluster_id}
+    notes = {}
+    if cluster_id:  # else the first primary makes it
+        notes[names.ANNOTATION_CLUSTER_ID] = cluster_id
     if epoch:  # none at all: the first primary need not wait for anybody
         notes[names.ANNOTATION_EPOCH] = str(epoch)
     return {

@@ -96,6 +96,18 @@ class ResizeClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkClaim:
+    """Write on a volume claim whose data it holds: it may outlive the SQLiteCluster."""
+
+    name: str
+    cluster_id: str
+
+    @property
+    def key(self) -> str:
+        return f"mark of {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class SetFinalizers:
     """The finalizers of the SQLiteCluster, whole: conditional on what was seen."""
 
@@ -104,7 +116,18 @@ class SetFinalizers:
     key: str = "finalizers"
 
 
-Action = Apply | Remove | CreateLease | AnnotateLease | Scale | DeletePod | LabelPod | ResizeClaim | SetFinalizers
+Action = (
+    Apply
+    | Remove
+    | CreateLease
+    | AnnotateLease
+    | Scale
+    | DeletePod
+    | LabelPod
+    | ResizeClaim
+    | MarkClaim
+    | SetFinalizers
+)
 
 
 @dataclass(frozen=True, slots=True)

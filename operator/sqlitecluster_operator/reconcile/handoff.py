@@ -65,10 +65,7 @@ def advance(draft: Draft, own: Request | None) -> Handoffs:
     record = case.status.get("handoff") or None
     history = tuple(case.status.get("history") or ())
     handoffs = Handoffs(record, history)
-    if handoffs.active:
-        handoffs = _follow(draft, handoffs)
-    else:
-        handoffs = _unasked(draft, handoffs)
+    handoffs = _follow(draft, handoffs) if handoffs.active else _unasked(draft, handoffs)
     if not handoffs.active:
         wanted = requested(case, handoffs) or _not_too_soon(case, handoffs, own)
         if wanted is not None:
@@ -196,7 +193,9 @@ def _tell_end(draft: Draft, record: Record) -> None:
         measured = f", writes paused for {gap} ms" if gap is not None else ""
         draft.note("HandoffCompleted", f"{record.get('from') or 'nobody'} to {target}{measured}")
     else:
-        draft.note("HandoffFailed", f"to {record.get('to')}: {record.get('message') or 'no reason given'}", warning=True)
+        draft.note(
+            "HandoffFailed", f"to {record.get('to')}: {record.get('message') or 'no reason given'}", warning=True
+        )
 
 
 def _age(case: Case, record: Record) -> float:

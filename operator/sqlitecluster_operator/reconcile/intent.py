@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +44,7 @@ def intent(raw: Mapping[str, Any], parsed: Parsed, around: Surroundings, setting
     templates = around.stateful_set.claim_templates if around.stateful_set else ()
     return Intent(
         instances=spec.instances,
-        build=partial(_build, cluster, settings, templates, identity),
+        build=partial(_build, cluster, settings, templates),
         template_hash=parsed.template_hash,
         user_hash=parsed.user_hash,
         run_on_primary=spec.run_on == "Primary",
@@ -63,24 +62,23 @@ def intent(raw: Mapping[str, Any], parsed: Parsed, around: Surroundings, setting
 
 
 def cluster_id(raw: Mapping[str, Any], around: Surroundings) -> str:
-    """The identity of the data: the one that is known already, also from volumes that outlived a SQLiteCluster."""
+    """The identity of the data, which the first primary makes; volumes that outlived a SQLiteCluster know it too."""
     known = (raw.get("status") or {}).get("clusterID") or (around.lease.cluster_id if around.lease else "")
     if known:
         return str(known)
     kept = sorted((claim.name, claim.cluster_id) for claim in around.claims if claim.cluster_id)
     if kept:
         return kept[0][1]
-    return "LFSC" + hashlib.sha256(str(raw["metadata"]["uid"]).encode()).hexdigest()[:16].upper()
+    return ""
 
 
 def _build(
     cluster: SQLiteCluster,
     settings: objects.Settings,
     templates: tuple[Mapping[str, Any], ...],
-    identity: str,
     replicas: int,
 ) -> tuple[Mapping[str, Any], ...]:
-    return objects.make(cluster, settings, replicas, templates, identity)
+    return objects.make(cluster, settings, replicas, templates)
 
 
 def _barred(cluster: SQLiteCluster, around: Surroundings) -> frozenset[str]:

@@ -25,6 +25,7 @@ from sqlitecluster_operator.reconcile.actions import (
     Apply,
     CreateLease,
     DeletePod,
+    MarkClaim,
     Plan,
     Remove,
     ResizeClaim,
@@ -160,8 +161,10 @@ def _differs(case: Case, body: Mapping[str, Any]) -> bool:
 
 
 def _claims(draft: Draft, intent: Intent) -> None:
-    """Volumes grow when the spec says so; they never shrink."""
+    """Volumes grow when the spec says so; they never shrink. Each bears the mark of the cluster whose data it holds."""
     for claim in draft.case.around.claims:
+        if intent.cluster_id and not claim.cluster_id:
+            draft.actions.append(MarkClaim(claim.name, intent.cluster_id))
         if _too_small(claim, intent):
             draft.actions.append(ResizeClaim(claim.name, intent.storage_size))
             draft.note("GrowingVolume", f"{claim.name} from {claim.requested} to {intent.storage_size}")

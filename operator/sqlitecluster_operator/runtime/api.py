@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ import urllib3
 
 from sqlitecluster_operator import names
 from sqlitecluster_operator.runtime.kinds import Kind
+
+log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -54,6 +57,9 @@ class NotFound(APIError):
 
 class Conflict(APIError):
     """The object is newer than what was sent, another manager has the field, or it exists already."""
+
+    old_news = True
+    """Worth another try at once: the next look sees the newer object."""
 
 
 class Forbidden(APIError):
@@ -225,4 +231,5 @@ def _understand(method: str, path: str, status: int, data: bytes, retry_after: s
         return answer
     known = answer if isinstance(answer, dict) else {}
     message = str(known.get("message") or f"{method} {path}: HTTP {status}")
+    log.debug("%s %s: HTTP %d: %s", method, path, status, message)
     raise error_from(status, message, str(known.get("reason") or ""), retry_after)

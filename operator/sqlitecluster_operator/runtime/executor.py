@@ -20,6 +20,7 @@ from sqlitecluster_operator.reconcile.actions import (
     CreateLease,
     DeletePod,
     LabelPod,
+    MarkClaim,
     Memory,
     Remove,
     ResizeClaim,
@@ -72,6 +73,7 @@ class Executor:
             DeletePod: self._delete_pod,
             LabelPod: self._label_pod,
             ResizeClaim: self._resize_claim,
+            MarkClaim: self._mark_claim,
             SetFinalizers: self._set_finalizers,
         }
 
@@ -163,6 +165,10 @@ class Executor:
 
     async def _resize_claim(self, action: ResizeClaim) -> None:
         body = {"spec": {"resources": {"requests": {"storage": action.size}}}}
+        self._see(kinds.CLAIM, await self._api.patch(kinds.CLAIM, self._key.namespace, action.name, body))
+
+    async def _mark_claim(self, action: MarkClaim) -> None:
+        body = {"metadata": {"annotations": {names.ANNOTATION_CLUSTER_ID: action.cluster_id}}}
         self._see(kinds.CLAIM, await self._api.patch(kinds.CLAIM, self._key.namespace, action.name, body))
 
     async def _set_finalizers(self, action: SetFinalizers) -> None:

@@ -106,6 +106,8 @@ class WorkQueue(Generic[Key]):
         except Exception as error:
             self.failures += 1
             wait = self._backoff.failed(key, getattr(error, "retry_after_s", None) or 0.0)
+            if getattr(error, "old_news", False):
+                wait /= 10
             expected = getattr(error, "expected", False) or hasattr(error, "retry_after_s")
             log.warning("%s: %s; next try in %.1f s", key, error, wait, exc_info=not expected)
             self._not_before[key] = asyncio.get_running_loop().time() + wait

@@ -15,7 +15,7 @@ from support import operator_cases as cases
 
 
 def make(spec: dict[str, Any] | None = None, **more: Any) -> dict[tuple[str, str], dict[str, Any]]:
-    made = objects.make(cases.read(cases.cluster(spec, **more)), cases.SETTINGS, 3, (), "LFSC0")
+    made = objects.make(cases.read(cases.cluster(spec, **more)), cases.SETTINGS, 3, ())
     return {(body["kind"], body["metadata"]["name"]): body for body in made}
 
 
@@ -56,12 +56,12 @@ def test_the_statefulset_leaves_it_to_the_operator_when_a_pod_is_replaced() -> N
     assert spec["podManagementPolicy"] == "Parallel"
     assert spec["serviceName"] == "notes-pods"
     assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
-    assert spec["volumeClaimTemplates"][0]["metadata"]["annotations"] == {names.ANNOTATION_CLUSTER_ID: "LFSC0"}
+    assert spec["volumeClaimTemplates"][0]["spec"]["resources"] == {"requests": {"storage": "1Gi"}}
 
 
 def test_claim_templates_that_exist_are_never_changed() -> None:
     old = ({"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "5Mi"}}}},)
-    made = objects.make(cases.read(cases.cluster()), cases.SETTINGS, 3, old, "LFSC0")
+    made = objects.make(cases.read(cases.cluster()), cases.SETTINGS, 3, old)
 
     assert made[-1]["spec"]["volumeClaimTemplates"] == list(old)
 
@@ -155,7 +155,7 @@ def test_a_replica_may_stand_by_for_ever_with_run_on_primary() -> None:
 
 
 def test_the_role_names_each_pod_also_those_that_are_still_there_after_scaling_down() -> None:
-    made = objects.make(cases.read(cases.cluster({"instances": 1})), cases.SETTINGS, 3, (), "LFSC0")
+    made = objects.make(cases.read(cases.cluster({"instances": 1})), cases.SETTINGS, 3, ())
     role = next(body for body in made if body["kind"] == "Role")
     patch = next(rule for rule in role["rules"] if rule["verbs"] == ["patch"])
 
