@@ -29,7 +29,7 @@ demo: $(STAMP)  ## Two nodes, a real program, a live table of position and lag
 	@$(BIN)/python -m demo
 
 cluster: $(STAMP)  ## A real three-node Kubernetes on this machine: .cluster/kubeconfig, .cluster/bin/kubectl
-	@tools/install-cluster
+	@tools/install-cluster $(VENV)
 	@$(BIN)/python -m localcluster up
 
 cluster-down: $(STAMP)  ## End it: nothing stays but the nodes' image stores
