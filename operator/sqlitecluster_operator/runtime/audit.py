@@ -40,12 +40,11 @@ class Audit:
         self._heard.pop(key, None)
         self._listed.pop(key, None)
 
-    async def run(self) -> bool:
-        """One round; whether the watch of SQLiteClusters is alive."""
+    async def run(self) -> None:
+        """Compare everything that matters."""
         for kind in AUDITED:
             for namespace in self._namespaces:
                 await self._compare(kind, namespace)
-        return True
 
     async def clusters(self) -> bool:
         """Compare SQLiteClusters alone: cheap enough for each resync. False when the watch is deaf."""

@@ -34,8 +34,7 @@ log = logging.getLogger(__name__)
 
 AUDIT_EVERY: Final = 4
 """Resyncs between two comparisons of everything."""
-SETTLE_S: Final = 1.0
-"""Watches have listed what is there before the first look."""
+RETRY_S: Final = 1.0
 
 
 class Operator:
@@ -122,10 +121,20 @@ class Operator:
             work.cancel()
 
     async def _work(self) -> None:
+        await self._learn()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._resync())
-            await asyncio.sleep(SETTLE_S)
             group.create_task(self._queue.run())
+
+    async def _learn(self) -> None:
+        """Nothing is decided before everything that matters was listed once: no pods known is not no pods."""
+        while True:
+            try:
+                await self._audit.run()
+                return
+            except APIError as error:
+                log.warning("what is there cannot be listed yet: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     async def _resync(self) -> None:
         """Look at every cluster now and then, and at whether the watches are alive."""
@@ -133,7 +142,7 @@ class Operator:
         while True:
             try:
                 alive = await self._audit.clusters()
-                if rounds % AUDIT_EVERY == 0:
+                if rounds % AUDIT_EVERY == AUDIT_EVERY - 1:
                     await self._audit.run()
                 if alive:
                     self._liveness.heard(time.monotonic())
