@@ -45,6 +45,7 @@ deploy: $(STAMP)  ## Images and chart into the cluster of KUBECONFIG (the local 
 	@$(BIN)/python -m deploy
 
 test: $(STAMP)  ## All tests: units, then every lane with its budget
+	@tools/install-cluster $(VENV) || echo 'no local cluster here; the lanes that need it will say so'
 	@$(BIN)/python -m runner
 
 check: $(STAMP)  ## What one runs before a commit: lint, types, contracts, quick units
