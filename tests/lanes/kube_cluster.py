@@ -179,6 +179,18 @@ def a_frozen_node_says_nothing_and_goes_on(run: Run) -> None:
         _served_again(namespace)
 
 
+@case
+def another_start_heals_what_was_broken(run: Run) -> None:
+    cluster = running(run)
+    cluster.power_off("node1")
+    cluster.cut("node2")
+    cluster.freeze("node3")
+    cluster.freeze_api()
+    cluster.up()
+    assert set(cluster.states().values()) == {"on"}
+    cluster.wait_nodes()
+
+
 def _served_again(namespace: str) -> None:
     """The pod (or, when it was marked for deletion meanwhile, one made anew) serves."""
 

@@ -74,7 +74,7 @@ class Cluster:
         with self._lock():
             built = programs.ensure(self._say)
             if self.is_up():
-                self._power_on_all()
+                self._heal()
                 self._say(f"the cluster is up: KUBECONFIG={self.kubeconfig}")
                 return
             if self.layout.run.exists():
@@ -217,14 +217,15 @@ class Cluster:
         except KeyError as error:
             raise ClusterError(error.args[0]) from None
 
-    def _power_on_all(self) -> None:
-        for name, state in self.states().items():
-            if state == "off":
-                self._say(f"{name} was off")
-                self.power_on(name)
-            elif state != "on":
-                self._say(f"{name} is {state} (thaw or mend it)")
-        self.wait_nodes(*(name for name, state in self.states().items() if state == "on"))
+    def _heal(self) -> None:
+        """Undo what an interrupted test may have left: everything on, plugged in and awake."""
+        self.thaw_api()
+        cures = {"off": self.power_on, "frozen": self.thaw, "cut": self.mend}
+        for name in self.node_names:
+            while (state := self._state(self.layout.node(name))) != "on":
+                self._say(f"{name} was {state}")
+                cures[state](name)
+        self.wait_nodes()
 
     def _lead_client_around(self, *gone: Node) -> None:
         usable = [n for n in self.layout.nodes if n not in gone and self._state(n) in ("on", "frozen")]

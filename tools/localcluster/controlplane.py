@@ -1,4 +1,4 @@
-"""Command lines of etcd, the control plane and the ways in; pure but for nothing: only lists of words."""
+"""Command lines of etcd, the control plane and the ways in to it. Pure: lists of words only."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Starter:
         self._apply(manifests.text(built["coredns"][0]), deadline)
         names = {node.node.name for node in nodes}
         self._wait("the nodes", lambda: names <= self._client.ready_nodes(), deadline, "kube-controller-manager")
-        self._say(f"{len(names)} nodes ready")
+        self._say(f"nodes ready: {len(names)}")
         self._wait("names", self._names_resolve, deadline, "kube-controller-manager")
 
     def _write_kubeconfigs(self, who: pki.Identities, port: int) -> None:
