@@ -44,6 +44,11 @@ class Cluster:
     def replica(self) -> Node:
         return self.nodes[1]
 
+    @property
+    def followers(self) -> list[Node]:
+        """Everybody but the primary."""
+        return [node for node in self.nodes if node is not self.primary]
+
     def __enter__(self) -> Self:
         try:
             self.start()
@@ -104,7 +109,7 @@ class Cluster:
         for name in names:
             if name not in before:
                 return f"{self.primary.name} does not know {name}"
-        for node in self.nodes[1:]:
+        for node in self.followers:
             have = _positions(node)
             if have is None:
                 return f"{node.name} does not answer"

@@ -57,7 +57,7 @@ def first_difference(left: Path, right: Path, step: int = 65536) -> str | None:
 def difference(cluster: Cluster, name: str, scratch: Path) -> str | None:
     """None when every replica's database is byte-identical to the primary's after a checkpoint."""
     cluster.wait_synced(name)
-    for node in cluster.nodes[1:]:
+    for node in cluster.followers:
         found: str | None = "never compared"
         for _ in range(ATTEMPTS):  # a replica may write its WAL back while it is copied
             found = _compare(cluster.primary, node, name, scratch)
@@ -82,7 +82,7 @@ def check_same(cluster: Cluster, *names: str) -> None:
         found = difference(cluster, name, cluster.folder / "compare")
         assert found is None, found
         wanted = logical(cluster.primary.mount / name, cluster.folder / "compare")
-        for node in cluster.nodes[1:]:
+        for node in cluster.followers:
             have = logical(node.mount / name, cluster.folder / "compare")
             assert have == wanted, f"{name}: programs read another image on {node.name} than on {cluster.primary.name}"
             assert integrity(node.mount / name) == "ok", f"{name}: integrity_check fails on {node.name}"

@@ -61,7 +61,7 @@ class SwitchedCluster(Cluster):
     @property
     def others(self) -> list[SwitchedNode]:
         """Everybody but the primary."""
-        return [node for i, node in enumerate(self.switched) if i != self.leader]
+        return [node for node in self.switched if node is not self.primary]
 
     @property
     def switched(self) -> list[SwitchedNode]:

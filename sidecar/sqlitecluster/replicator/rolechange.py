@@ -24,7 +24,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from sqlitecluster.errors import DrainTimeout, NotPrimary, SQLiteClusterError
@@ -57,6 +57,7 @@ class Roles:
         self._node = parts.node
         self._words = parts.node.state.node
         self._lock = asyncio.Lock()
+        self._started = asyncio.Event()
         self._handover: Handover | None = None
         self._fence_timer: asyncio.TimerHandle | None = None
         self.on_role: Callable[[Role], None] = lambda _role: None
@@ -108,6 +109,7 @@ class Roles:
         if node.config.role != "elected":
             await self.role.start()
         self.on_role(self.role)
+        self._started.set()
 
     async def stop(self) -> None:
         """The node stops."""
@@ -136,7 +138,7 @@ class Roles:
             StaleEpoch: somebody may know this epoch, or a newer one.
             SQLiteClusterError: a database cannot be brought up to what its log has; the node stays a replica.
         """
-        async with self._lock:
+        async with self._changing():
             if isinstance(self.role, ReplicaRole):
                 await self._promote(self.role, epoch)
             else:
@@ -149,7 +151,7 @@ class Roles:
 
         ``limit_s``: how long running transactions may take; then their programs are cut off.
         """
-        async with self._lock:
+        async with self._changing():
             if isinstance(self.role, ReplicaRole):
                 self.role.follow(primary)
                 return
@@ -162,7 +164,7 @@ class Roles:
             NotPrimary: there is nothing to drain.
             DrainTimeout: a transaction does not end; ``resume`` or ``become_replica`` follows.
         """
-        async with self._lock:
+        async with self._changing():
             role = self.role
             if not isinstance(role, PrimaryRole):
                 raise NotPrimary("only a primary can be drained")
@@ -175,13 +177,14 @@ class Roles:
 
     async def resume(self) -> None:
         """Call a drain off: programs write on."""
-        async with self._lock:
+        async with self._changing():
             handover, self._handover = self._handover, None
             if handover is not None:
                 await asyncio.to_thread(handover.release)
 
     async def promise(self, epoch: int) -> dict[str, tuple[int, int, int]]:
         """The positions, after which nothing of an epoch older than this one is taken any more."""
+        await self._started.wait()  # what an earlier process left is captured by then
         epochs = self._parts.epochs
         if epoch > epochs.value:
             await asyncio.to_thread(epochs.promise, epoch)
@@ -217,6 +220,13 @@ class Roles:
         return min(left)
 
     # steps
+
+    @contextlib.asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """One change at a time, and none before the start is finished: the listeners are up earlier."""
+        await self._started.wait()
+        async with self._lock:
+            yield
 
     @property
     def _limit_s(self) -> float:
