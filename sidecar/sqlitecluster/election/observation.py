@@ -56,6 +56,7 @@ class Observation:
         self._uid = ""
         self._strange = False
         self._offered = 0
+        self._own: tuple[object, ...] | None = None
         self._attempts: list[Attempt] = []
 
     # -- learning --------------------------------------------------------------------
@@ -99,7 +100,10 @@ class Observation:
 
     def resolve(self, record: LeaseRecord) -> Attempt | None:
         """The attempt that a record is the outcome of."""
-        return next((a for a in self._attempts if a.record.life() == record.life()), None)
+        found = next((a for a in self._attempts if a.record.life() == record.life()), None)
+        if found is not None:
+            self._own = record.life()
+        return found
 
     def stamp(self, real_ns: int, record: LeaseRecord) -> LeaseRecord:
         """A record to send, told apart from every other that may still land."""
@@ -146,7 +150,11 @@ class Observation:
         return record.duration_s * SECOND + self._margin + delay
 
     def _is_running(self, record: LeaseRecord, now: Instant) -> bool:
-        """By the wall clock that wrote it: a pod never changes its machine."""
-        if record.renew_real_ns is None:
+        """By the wall clock that wrote it (a pod never changes its machine), or because this very process
+        sent it and the server, which had stood still, has only now carried it out.
+        """
+        if record.renew_real_ns is None or self._since is None:
             return False
+        if record.life() == self._own and now.since(self._since) < record.duration_s * SECOND:
+            return True
         return 0 <= now.real_ns - record.renew_real_ns < record.duration_s * SECOND

@@ -100,7 +100,6 @@ class Taking(ElectorCore):
             self._reclaim = self.is_primary
             return
         if now.passed(fence) or record.epoch <= self.epoch:
-            self._must_read = True
             return
         if self.transfer is not None:  # a reclaim in the middle of a hand-off
             self._do(Resume())

@@ -91,10 +91,15 @@ class Elected:
         for run in (self._clockwork, self._watch, self._worker, self._labels.run, self.peers.run):
             self._spawn(run())
 
+    def hand_over(self) -> None:
+        """Give the role away, and take none any more."""
+        if not self._failed.done():
+            self._step(m.Terminate(clock()))
+
     async def stop(self) -> None:
         """Give the role away if this node has it, bounded by the switchover timeout; then end."""
         if not self._failed.done():
-            self._step(m.Terminate(clock()))
+            self.hand_over()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.switchover_timeout_s + _STOP_EXTRA_S):
                     await self._released.wait()
@@ -149,6 +154,7 @@ class Elected:
                 self._work.put_nowait(lambda: self._become_primary(epoch))
             case m.Demote(reason):
                 self.facts.demoted(reason)
+                log.info("no longer the primary: %s", reason)
                 self._work.put_nowait(self._demote)
             case m.Follow(pod, address, epoch):
                 self._work.put_nowait(lambda: self._follow(pod, address, epoch))
@@ -249,7 +255,9 @@ class Elected:
             await work()
 
     async def _note(self, epoch: int) -> None:
-        if epoch > self._replicator.epoch:
+        if self._replicator.roles.is_primary and not self.elector.is_primary and not self._work.empty():
+            self._work.put_nowait(lambda: self._note(epoch))  # first the end of the role, which waits behind this
+        elif epoch > self._replicator.epoch:
             await self._replicator.promise(epoch)
 
     async def _become_primary(self, epoch: int) -> None:
@@ -274,7 +282,6 @@ class Elected:
 
     async def _demote(self) -> None:
         await self._stop_draining()
-        log.warning("no longer the primary: %s", self.facts.reason)
         await self._replicator.become_replica(None)
         self._labels.replica()
 

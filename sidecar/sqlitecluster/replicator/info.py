@@ -28,6 +28,7 @@ from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord,
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
 
 if TYPE_CHECKING:
+    from sqlitecluster.replicator.elected import Elected
     from sqlitecluster.config.model import NodeConfig
     from sqlitecluster.replicator.stream_server import ReplicaStream
     from sqlitecluster.store.database import DatabaseStore
@@ -58,6 +59,8 @@ class NodeView:
     primary_url: Callable[[], str] = str
     """Address of the primary that is followed; empty: none."""
     positions: Callable[[], dict[str, tuple[int, int, int]]] = dict
+    election: Elected | None = None
+    """Once this node takes part in one."""
 
     @property
     def is_primary(self) -> bool:
@@ -131,7 +134,7 @@ class NodeView:
             "pids": facts.pids(config.data_dir),
             "versions": _versions(),
         }
-        return value
+        return value if self.election is None else {**value, "election": self.election.info()}
 
     def _database(self, db: DatabaseStore) -> dict[str, Any]:
         config = self.node.config
@@ -190,7 +193,9 @@ class NodeView:
 
     def samples(self) -> list[Sample]:
         """Every metric of this node."""
-        return self._node_samples() + self._stream_samples() + self._database_samples() + self._process_samples()
+        elected = self.election.facts.samples() if self.election is not None else []
+        own = self._node_samples() + self._stream_samples() + self._database_samples()
+        return own + elected + self._process_samples()
 
     def _node_samples(self) -> list[Sample]:
         node, words = self.node, self.node.state.node

@@ -6,8 +6,8 @@ role (its thread), listeners, ``ready``.
 Rules:
     1. The listeners are up before ``ready``; a port that is taken ends the process with
        PreflightError.
-    2. SIGTERM, or the end of the life-line, stops: no new streams, role thread finishes
-       what it has, store closes.
+    2. SIGUSR1 says that a stop is near. SIGTERM, or the end of the life-line, stops: no new
+       streams, role thread finishes what it has, store closes.
     3. Only here are threads started: ``capture`` or ``apply``, ``store-housekeeper`` and a
        small pool for what reads disks.
 """
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from sqlitecluster import tokens
 from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.replication.lineage import Hello
 from sqlitecluster.replication.retention import RetentionPolicy
@@ -73,7 +74,9 @@ def open_services(config: NodeConfig, fds: dict[str, int]) -> NodeServices:
         replicator=Bell(fds["bell_replicator"], state, NodeWord.REPLICATOR_SLEEPING),
     )
     if "opener" in fds:
-        through.use(through.Opener(fds["opener"], config.mount_dir))
+        opener = through.Opener(fds["opener"], config.mount_dir)
+        through.use(opener)
+        tokens.ask_for(opener.token)
     supervisor = SupervisorLink.from_fd(fds["sup"])
     supervisor.receive_kept()
     store = NodeStore(config.data_dir, config.reserve_bytes)
@@ -90,6 +93,7 @@ async def main(config: NodeConfig, fds: dict[str, int]) -> None:
         os.set_blocking(fds["lifeline"], False)
         loop.add_reader(fds["lifeline"], stop.set)
     replicator = Replicator(open_services(config, fds))
+    loop.add_signal_handler(signal.SIGUSR1, replicator.hand_over)
     try:
         await replicator.start()
         failed = asyncio.create_task(replicator.failed())
@@ -135,6 +139,7 @@ class Replicator:
             positions=self.roles.positions,
         )
         self._events = EventHub(self._view.role)
+        self._role_api = RoleApi(self._view, self.roles, self._hub, Health(self._view, self.roles))
         self._api = Api(
             self._view,
             self._events,
@@ -143,7 +148,7 @@ class Replicator:
             self.roles.role.import_image,
             self._hub.handle,
             lambda: self.roles.role.cluster_changed(),
-            RoleApi(self._view, self.roles, self._hub, Health(self._view, self.roles)),
+            self._role_api,
         )
         self._elected: Elected | None = None
         self._runners: list[web.AppRunner] = []
@@ -195,7 +200,22 @@ class Replicator:
         from sqlitecluster.replicator.elected import Elected
 
         self._elected = Elected(self)
+        self._role_api.electing = self._elected.peers
+        self._view.election = self._elected
         await self._elected.start()
+        self._tasks.append(asyncio.create_task(self._election_ended(self._elected)))
+
+    def hand_over(self) -> None:
+        """The node is about to stop (SIGUSR1): give the role away, and go on as a replica until SIGTERM."""
+        if self._elected is not None:
+            self._elected.hand_over()
+
+    async def _election_ended(self, elected: Elected) -> None:
+        try:
+            await elected.ended()
+        except Exception as error:
+            log.critical("the election ended by an unexpected error", exc_info=error)
+            self._failed(error)
 
     async def stop(self) -> None:
         """Stop in the reverse order; every step is tried."""

@@ -1,6 +1,6 @@
 """HTTP about roles: what other nodes ask before and during a hand-off, probes, and a role by hand.
 
-    peers    GET /position, POST /handoff-ready
+    peers    GET /position, POST /handoff-ready, GET /election, POST /lease-ready
     metrics  GET /healthz/startup /healthz/ready
     api      POST /role /drain /resume /acknowledged   only with role ``elected`` and no election
 
@@ -13,11 +13,11 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from sqlitecluster.errors import FormatError, NotCandidate
+from sqlitecluster.errors import FormatError, NotCandidate, Unavailable
 from sqlitecluster.replicator.health import Health
 from sqlitecluster.replicator.info import NodeView
 from sqlitecluster.replicator.rolechange import Roles
@@ -25,9 +25,13 @@ from sqlitecluster.replicator.services import PrimaryAddress
 from sqlitecluster.replicator.stream_server import Positions, StreamHub
 from sqlitecluster.units import format_node_id
 
+if TYPE_CHECKING:
+    from sqlitecluster.replicator.election_peers import Peers
+
 MAX_BODY: Final = 4 << 20
 MAX_EPOCH: Final = 10**18
 _MAX_WAIT_S: Final = 600.0
+_MAX_FENCE_S: Final = 10**6
 _LOOK_S: Final = 0.005
 
 
@@ -39,11 +43,15 @@ class RoleApi:
     roles: Roles
     hub: StreamHub
     health: Health
+    electing: Peers | None = None
+    """Once this node takes part in an election."""
 
     def add_peers(self, app: web.Application) -> None:
         """Routes of the peers port."""
         app.router.add_get("/position", self.position)
         app.router.add_post("/handoff-ready", self.handoff_ready)
+        app.router.add_get("/election", self.election)
+        app.router.add_post("/lease-ready", self.lease_ready)
 
     def add_monitoring(self, app: web.Application) -> None:
         """Routes of the metrics port."""
@@ -80,6 +88,14 @@ class RoleApi:
             await asyncio.to_thread(self.view.node.store.log.sync)
         return web.json_response({"ready": ready, **self._who(self.roles.positions())})
 
+    async def election(self, request: web.Request) -> web.Response:
+        """GET /election; see ``election_peers``."""
+        return await self._electing().election(request)
+
+    async def lease_ready(self, request: web.Request) -> web.Response:
+        """POST /lease-ready; see ``election_peers``."""
+        return await self._electing().lease_ready(request)
+
     # -- probes --------------------------------------------------------------------------
 
     async def startup(self, _request: web.Request) -> web.Response:
@@ -95,11 +111,12 @@ class RoleApi:
     # -- by hand -------------------------------------------------------------------------
 
     async def set_role(self, request: web.Request) -> web.Response:
-        """POST /role {"role": "primary", "epoch": N}, or {"role": "replica", "primary": {…} or null}."""
+        """POST /role {"role": "primary", "epoch": N, "fenceS": 60}, or {"role": "replica", "primary": {…} or null}."""
         self._check_manual()
         body = await _body(request)
         if body.get("role") == "primary":
-            self.roles.set_fence(0, 0)
+            fence_s = _number(body, "fenceS", 0.0, float(_MAX_FENCE_S))
+            self.roles.set_fence(*_from_now(fence_s))
             await self.roles.become_primary(int(_number(body, "epoch", 0.0, float(MAX_EPOCH))))
         elif body.get("role") == "replica":
             limit = _number(body, "limitS", -1.0, _MAX_WAIT_S)
@@ -147,10 +164,23 @@ class RoleApi:
         have = self.roles.positions()
         return all(name in have and have[name][1:] == position[1:] for name, position in wanted.items())
 
+    def _electing(self) -> Peers:
+        if self.electing is None:
+            raise Unavailable("this node does not take part in an election, or not yet")
+        return self.electing
+
     def _check_manual(self) -> None:
         config = self.view.node.config
         if config.role != "elected" or config.election is not None:
             raise NotCandidate("the role of this node is not given by hand: that needs role: elected without election")
+
+
+def _from_now(seconds: float) -> tuple[int, int]:
+    """A fence so many seconds ahead; none for 0."""
+    if not seconds:
+        return 0, 0
+    left = int(seconds * 1e9)
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + left, time.time_ns() + left
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -225,6 +225,8 @@ class Supervisor:
         """
         self._node.shared[words.STOPPING] = 1
         self._node.shared.ring()
+        if self._settings.switchover_s is not None:
+            self._replicator.announce_stop()
         clean = self._leave_programs_time()
         if self._settings.switchover_s is not None and self._mount.is_serving:
             self._replicator.stop(HURRY_S if self._hurry else self._settings.switchover_s + STOP_ELECTED_S)

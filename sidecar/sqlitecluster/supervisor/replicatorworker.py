@@ -57,6 +57,11 @@ class ReplicatorWorker:
             self._replacing = True
             self.child.signal(signal.SIGKILL)
 
+    def announce_stop(self) -> None:
+        """The node is about to stop: an elected primary hands its role over while everything still runs."""
+        if self.child and self.child.ready:
+            self.child.signal(signal.SIGUSR1)
+
     def stop(self, timeout_s: float) -> None:
         """Let the process finish (final capture, sync of the log); kill it when it takes too long."""
         self._retired = True

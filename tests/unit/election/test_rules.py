@@ -250,6 +250,19 @@ def test_rule_11_ones_own_name_in_an_old_copy_is_no_right() -> None:
     assert not bench.has(m.AskPeers)
 
 
+def test_a_renewal_that_a_frozen_server_carries_out_late_does_not_keep_its_sender_away() -> None:
+    bench = Bench()
+    bench.lead()
+    bench.tick(1)
+    record, sent = bench.sent(), bench.now
+    bench.wait(1)
+    bench.step(m.LeaseFailed("time-out", sent, bench.now))
+    bench.tick(20)
+    assert not bench.elector.is_primary
+    bench.read(bench.stored(record))
+    assert bench.one(m.AskPeers).epoch == 2
+
+
 def test_rule_12_a_missing_lease_is_never_made_and_writing_ends_at_the_fence() -> None:
     bench = Bench()
     bench.lead()
