@@ -28,8 +28,8 @@ from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord,
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
 
 if TYPE_CHECKING:
-    from sqlitecluster.replicator.elected import Elected
     from sqlitecluster.config.model import NodeConfig
+    from sqlitecluster.replicator.elected import Elected
     from sqlitecluster.replicator.stream_server import ReplicaStream
     from sqlitecluster.store.database import DatabaseStore
 
@@ -225,6 +225,8 @@ class NodeView:
         samples += [(f"{_PREFIX}{name}", {}, float(value)) for name, value in plain.items()]
         if lag != NEVER:
             samples.append((f"{_PREFIX}lag_seconds", {}, lag / 1000))
+        if node.identity is not None:
+            samples.append((f"{_PREFIX}certificate_end_seconds", {}, node.identity.not_after_s))
         codes: dict[str, int] = {}
         for problem in node.problems.all():
             codes[problem.code] = codes.get(problem.code, 0) + 1

@@ -35,6 +35,10 @@ class Fake:
         self.pod = pod
         self.context = ssl.create_default_context()
 
+    @property
+    def not_after_s(self) -> float:
+        return self.at or 0.0
+
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
 
@@ -117,6 +121,7 @@ def test_a_connection_that_is_kept_open_ends_with_its_certificates(tmp_path: Pat
         async with asyncio.timeout(30), aiohttp.ClientSession() as session:
             async with session.get(url) as response:
                 assert response.status == 200
+            assert ("sqlitecluster_certificate_end_seconds", {}, identity.at) in view.samples()
             identity.at = time.time() - 1
             async with session.get(url) as response:
                 assert (response.status, (await response.json())["code"]) == (409, "ClusterMismatch")
