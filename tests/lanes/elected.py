@@ -230,7 +230,9 @@ def lease_set_back(scene: Scene, story: Story, number: int) -> None:
     def set_back() -> None:
         value = copy.deepcopy(objects.get("leases", NAMESPACE, CLUSTER))
         value["metadata"]["annotations"]["sqlitecluster.dev/epoch"] = str(max(1, epoch - 2))
-        value["spec"]["holderIdentity"] = cluster.nodes[number % 3].holder
+        holder = cluster.nodes[number % 3]
+        value["spec"]["holderIdentity"] = holder.holder
+        value["metadata"]["annotations"]["sqlitecluster.dev/advertise"] = f"{holder.address}:{cluster.base_port + 2}"
         value["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
         objects.put("leases", NAMESPACE, CLUSTER, value)
 

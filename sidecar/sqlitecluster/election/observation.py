@@ -51,6 +51,8 @@ class Observation:
         self.record: LeaseRecord | None = None
         self.at: Instant | None = None
         """When the newest answer came."""
+        self.is_renewed = False
+        """The holder was seen to renew the Lease in this epoch: it lives."""
         self._life: tuple[object, ...] | None = None
         self._since: Instant | None = None
         self._uid = ""
@@ -72,6 +74,8 @@ class Observation:
             self._strange = True
         self._uid = record.uid
         if record.life() != self._life:
+            same = self._life is not None and self._life[:3] == record.life()[:3]
+            self.is_renewed = same
             self._life, self._since = record.life(), now
         newer = record.epoch > self.known_epoch
         if newer:

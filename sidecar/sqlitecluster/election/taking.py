@@ -85,8 +85,8 @@ class Taking(ElectorCore):
         record = self.seen.record
         if self.is_primary or record is None or not record.holder or record.holder == str(self.me):
             return
-        if not record.advertise:
-            return
+        if not record.advertise or (record.epoch < self.seen.known_epoch and not self.seen.is_renewed):
+            return  # an old copy, unless its holder lives: then it hears from its replicas of the newer epoch
         if (whom := (record.pod, record.advertise, record.epoch)) != self._following:
             self._following = whom
             self._do(Follow(*whom))

@@ -75,7 +75,7 @@ class Elected:
         self.elector = Elector(settings, replicator.epoch)
         self.facts = Facts(self.elector)
         self.peers = Peers(replicator, self._api, self.elector, self._told)
-        self._labels = RoleLabels(self._api, self.peers, self._problems)
+        self._labels = RoleLabels(self._api, self.peers, self._problems, self._may_write)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._released = asyncio.Event()
@@ -333,6 +333,9 @@ class Elected:
     async def _let_go(self) -> None:
         """Everything that was asked for before the end is done."""
         self._released.set()
+
+    def _may_write(self) -> bool:
+        return self.elector.fence_ms(clock()) > 0
 
     # -- what others are told --------------------------------------------------------
 

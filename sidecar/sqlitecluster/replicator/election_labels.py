@@ -6,12 +6,15 @@ Rules:
     1. The primary labels itself first, then takes the label from whoever else has it: an old
        primary that cannot be reached leaves the Service all the same.
     2. A replica changes its own label only.
+    3. As primary only with an open fence: one that was frozen, and does not know yet that it
+       has a successor, leaves the successor's label alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.kubeapi import KubeAPI, KubeError, NotFound
@@ -25,17 +28,18 @@ log = logging.getLogger(__name__)
 ROLE: Final = "sqlitecluster.dev/role"
 PRIMARY, REPLICA = "primary", "replica"
 _AGAIN_S: Final = 1.0
-_LOOK_S: Final = 15.0
+_LOOK_S: Final = 5.0
 _CODE: Final = "RoleLabel"
 
 
 class RoleLabels:
     """Keeps the labels as they should be."""
 
-    def __init__(self, api: KubeAPI, peers: Peers, problems: ProblemBook) -> None:
+    def __init__(self, api: KubeAPI, peers: Peers, problems: ProblemBook, is_primary: Callable[[], bool]) -> None:
         self._api = api
         self._peers = peers
         self._problems = problems
+        self._is_primary = is_primary
         self._role = ""
         self._changed = asyncio.Event()
 
@@ -68,11 +72,15 @@ class RoleLabels:
 
     async def _write(self, *, trust: bool) -> bool:
         role, me = self._role, self._peers.me
+        if role == PRIMARY and not self._is_primary():
+            return False
         try:
             if not trust:
                 await self._label(me, role)  # a new role: do not look first
             pods = {pod.name: pod for pod in await self._peers.refresh()}
             mine = pods.get(me)
+            if role != self._role or (role == PRIMARY and not self._is_primary()):
+                return False  # much can have happened while the API answered
             if mine is None or mine.labels.get(ROLE) != role:
                 await self._label(me, role)
             if role == PRIMARY:

@@ -175,6 +175,9 @@ class StreamClient:
             transport, connection = await self._loop.create_connection(
                 lambda: PrimaryConnection("/stream", url.netloc, self._take, self._count, READ_S), host, port, **tls
             )
+        if address != self._address:  # told to follow somebody else while this one was dialled
+            connection.close()
+            raise Reclaim
         self._connection, self._transport, self._is_cut = connection, transport, False
         self._renew_at = peers.renew_at(identity, transport)
         acks = asyncio.create_task(self._send_acks(connection))

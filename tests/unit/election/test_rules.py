@@ -187,6 +187,23 @@ def test_rule_7_a_new_epoch_is_made_durable() -> None:
     assert bench.one(m.Follow) == m.Follow("c-1", "10.0.0.1:20202", 9)
 
 
+def test_rule_8_a_holder_in_an_older_epoch_is_followed_when_it_lives() -> None:
+    bench = Bench(known_epoch=9)
+    bench.tick()
+    bench.read(lease(OTHER, 3))
+    assert not bench.has(m.Follow)
+    bench.tick(2)
+    bench.read(lease(OTHER, 3, renew_real_ns=START.real_ns, resource_version="11"))
+    assert bench.one(m.Follow).epoch == 3
+
+
+def test_rule_8_a_primary_that_hears_of_a_newer_epoch_begins_one_above() -> None:
+    bench = Bench()
+    bench.lead()
+    bench.step(m.NewerEpoch(7, bench.now))
+    assert (bench.sent().epoch, bench.sent().holder) == (8, str(ME))
+
+
 def test_rule_7_an_epoch_that_this_node_promised_to_another_is_not_begun() -> None:
     bench = Bench()
     bench.tick()
