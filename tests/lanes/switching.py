@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support import images, lane, processes
+from support.clients import run_sql
 from support.lane import Run
 from support.rowwriter import Rows, read_rows
-from support.clients import run_sql
 from support.switching import SwitchedCluster
 
 LANE = "switching"

@@ -103,8 +103,11 @@ class WalSession:
             LockTimeout, NotADatabase: as ``open_role``.
         """
         kept = dict(kept or {})
-        if not kept:
-            _roll_back_hot_journal(paths)
+        try:
+            if not kept:
+                _roll_back_hot_journal(paths)
+        except LockTimeout as error:
+            raise LockTimeout(f"{error.message}{_held_by(paths.database)}") from error
         return cls._open(paths, deadline, role=True, kept=kept, keep=keep, seize=True)
 
     def complete(self, deadline: float, keep: Keep = _keep_nothing) -> None:
@@ -362,6 +365,16 @@ def _open_beside(path: Path, db_fd: int) -> int:
         with contextlib.suppress(OSError):  # a mount that shows the database's owner refuses it
             os.fchown(fd, stat.st_uid, stat.st_gid)
     return fd
+
+
+def _held_by(database: Path) -> str:
+    """Who has the database locked."""
+    fd = through.open_fd(database, os.O_RDONLY)
+    try:
+        found = locks.holder(fd, locks.PENDING, 2 + locks.SHARED_SIZE)
+    finally:
+        os.close(fd)
+    return f" (pid {found[1]})" if found is not None and found[1] > 0 else ""
 
 
 def _roll_back_hot_journal(paths: DbPaths) -> None:
