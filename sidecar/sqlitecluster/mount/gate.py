@@ -42,7 +42,7 @@ class Gate:
         """Whether a request may have been executed by the previous process, which died before it answered."""
         return time.monotonic() < self._repeats_until
 
-    def change(self, path: str, ctx: pyfuse3.RequestContext) -> bool:
+    def change(self, path: str, ctx: pyfuse3.RequestContext, *, creating: bool = False) -> bool:
         """Before a name is made, removed or moved; whether the caller is the replicator.
 
         Raises:
@@ -51,13 +51,14 @@ class Gate:
         if self.is_replicator(ctx):
             return True
         kind = self._tree.place(path).kind
-        if error := roles.change(int(self._node[NodeWord.ROLE]), kind):
+        if error := roles.change(int(self._node[NodeWord.ROLE]), kind, creating=creating):
             self._node[NodeWord.WRITES_REFUSED] += 1
             raise OSError(error, "this node may not write")
         if kind not in roles.LOCAL:
             if kind is Kind.DATABASE and self._node[NodeWord.DRAINING]:
                 raise OSError(errno.EBUSY, "a hand-off is being prepared")
-            self._context.check_fence()
+            if not (creating and kind is Kind.WAL):
+                self._context.check_fence()
         return False
 
     def removal(self, path: str, ctx: pyfuse3.RequestContext) -> None:

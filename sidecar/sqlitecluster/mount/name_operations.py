@@ -227,7 +227,7 @@ class NameOperations(pyfuse3.Operations):
 
     def _create(self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext) -> File:
         path = self._path(parent, name)
-        privileged = self._gate.change(path, ctx)
+        privileged = self._gate.change(path, ctx, creating=True)
         known = self._tree.lookup(path)
         if isinstance(known, File):
             repeated = self._gate.may_be_repeated() and known.stat().st_size == 0

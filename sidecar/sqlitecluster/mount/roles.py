@@ -28,9 +28,13 @@ def is_writing(flags: int) -> bool:
     return bool(flags & _WRITING)
 
 
-def change(role: int, kind: Kind) -> int:
-    """0, or the errno for a program that changes a file of this kind."""
-    if role == ROLE_PRIMARY or kind in LOCAL:
+def change(role: int, kind: Kind, *, creating: bool = False) -> int:
+    """0, or the errno for a program that changes a file of this kind.
+
+    Args:
+        creating: an empty file is made. A reader makes the WAL, and may do so also behind the fence.
+    """
+    if role == ROLE_PRIMARY or kind in LOCAL or (role == ROLE_FENCED and creating and kind is Kind.WAL):
         return ALLOWED
     return errno.EIO if role == ROLE_FENCED else errno.EROFS
 
