@@ -56,7 +56,7 @@ _ROWS: Final = (
     ("apply_queue_bytes", "gauge", (), "Transactions received and not yet applied."),
     ("event_subscribers", "gauge", (), "Readers of /events."),
     ("problems", "gauge", ("code",), "Open problems; /info has their texts."),
-    ("certificate_end_seconds", "gauge", (), "When the certificate ends, in Unix time; 0 without one. Only with identity."),
+    ("certificate_end_seconds", "gauge", (), "When the certificate ends, in Unix time; 0 without one."),
     ("local_only_files", "gauge", (), "Files below the mount that are no databases and are not replicated."),
     ("writes_refused_total", "counter", (), "Writes that reached a node that may not write."),
     ("mount_requests_total", "counter", (), "Requests that the mount answered."),

@@ -211,12 +211,12 @@ def test_renewal_comes_after_two_sevenths_and_old_connections_go_on(
 
     async def test() -> None:
         async with scene(tmp_path, certificateLifetime="20s", caLifetime="1h") as (_signing, one, echo, two):
-            began, first = time.time(), two.not_after_s
+            first = two.not_after_s
             _, (reader, writer) = await dial(echo.port, two.client_context())
             while two.not_after_s == first:
                 assert time.time() < first, "the certificate ended before it was renewed"
                 await asyncio.sleep(0.02)
-            assert time.time() - began >= 2
+            assert first - time.time() <= 17, "renewed before its time"
             await eventually(lambda: one.renewals >= 2)
             writer.write(b"still here\n")
             assert await reader.readline() == b"still here\n"
