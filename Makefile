@@ -13,7 +13,7 @@ STAMP := $(VENV)/installed
 export PYTHONPATH := $(CURDIR)/sidecar:$(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)/tools:$(CURDIR)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install cluster cluster-down rootfs images deploy demo test check bench soak lint format type contracts lock clean
+.PHONY: help install cluster cluster-down rootfs images deploy demo demo-local test check bench soak lint format type contracts lock clean
 
 help:  ## List the targets
 	@printf 'usage: make TARGET\n\n'
@@ -25,8 +25,11 @@ $(STAMP): pyproject.toml requirements/dev.txt tools/install
 	@tools/install $(VENV)
 	@touch $@
 
-demo: $(STAMP)  ## Two nodes, a real program, a live table of position and lag
+demo: $(STAMP)  ## A cluster, a program that writes, a hand-off, the loss of the primary (DEMO_CONTEXT=: on yours)
 	@$(BIN)/python -m demo
+
+demo-local: $(STAMP)  ## Two nodes without Kubernetes, real programs, a live table of position and lag
+	@$(BIN)/python -m demo.local
 
 cluster: $(STAMP)  ## A real three-node Kubernetes on this machine: .cluster/kubeconfig, .cluster/bin/kubectl
 	@tools/install-cluster $(VENV)

@@ -82,8 +82,8 @@ def load(to: Target) -> None:
     run([sys.executable, "-m", "localcluster", "load", *archives])
 
 
-def install(to: Target, tags: dict[str, str]) -> None:
-    """Install the chart, or upgrade it."""
+def install(to: Target, tags: dict[str, str], *more: str) -> None:
+    """Install the chart, or upgrade it; ``more``: further options of helm."""
     values = {"image.tag": tags["sqlitecluster-operator"], "sidecarImage.tag": tags["sqlitecluster-sidecar"]}
     registry = os.environ.get("DEPLOY_REGISTRY")
     if registry:
@@ -92,7 +92,7 @@ def install(to: Target, tags: dict[str, str]) -> None:
     further = os.environ.get("DEPLOY_VALUES")
     files = ["--values", further] if further else []
     options = ["--install", "--create-namespace", "--wait", "--timeout", f"{WAIT_S}s"]
-    run(to.helm("upgrade", RELEASE, str(CHART), *options, *settings, *files))
+    run(to.helm("upgrade", RELEASE, str(CHART), *options, *settings, *files, *more))
 
 
 def run(command: list[str]) -> None:
