@@ -1,169 +1,244 @@
-"""Pods of the lane ``kube_cluster``, and asking them. They are of busybox, which every node has."""
+"""Lane ``kube-pods``: pods whose sidecar dies, is cut short or is taken away with its mount alive.
+
+Every case ends with the same questions: is the pod Ready again without a human, did the program's own container
+live on, is every database file still on every volume, are all acknowledged rows there, is nothing left mounted?
+"""
 
 from __future__ import annotations
 
-import subprocess
-from typing import Any
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
 
 from support import kube
+from support import podparts as parts
+from support.lane import Run, parse, run_lane
+from support.sampled import Sampled
 
-Body = dict[str, Any]
+GONE_LIMIT_S = 90.0
+BACK_LIMIT_S = 120.0
+DRAIN_LIMIT = "120s"
+NO_ROWS_LOST_BEFORE_S = 1.0
 
-PORT = 8080
-ASK_S = 5
-SHORT_GRACE_S = 2
-SERVE = f"echo page of $POD_NAMESPACE >/data/index.html; exec httpd -f -p {PORT} -h /data"
-MOUNT = """\
-stop() { umount -l /mnt/volume/inner; exit 0; }
-trap stop TERM
-mkdir -p /mnt/volume/inner
-mount -t tmpfs tmpfs /mnt/volume/inner && echo mounted >/mnt/volume/inner/word
-test -c /dev/fuse || exit 1
-touch /tmp/ready
-while true; do sleep 1; done
-"""
+Case = Callable[[Run, Sampled], None]
 
 
-def page(namespace: str) -> str:
-    """What the pod ``web`` of a namespace serves."""
-    return f"page of {namespace}"
+def _replica(sampled: Sampled) -> str:
+    primary = sampled.holder()
+    return next(pod for pod in sampled.pods() if pod != primary)
 
 
-def answer(url: str) -> str:
-    """What is served at an address inside the cluster; empty when nothing answers."""
+def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object]) -> None:
+    """Kill a sidecar's container; the pod and the program's container must live on and work."""
+    before, program = parts.uid(sampled, pod), parts.restarts(sampled, pod, "app")
+    times = parts.restarts(sampled, pod, "sqlite-sidecar")
+    kill(sampled.sidecar_pid(pod))
+    kube.wait_for(
+        f"the sidecar of {pod} was started again",
+        lambda: parts.restarts(sampled, pod, "sqlite-sidecar") > times,
+        limit_s=BACK_LIMIT_S,
+    )
+    sampled.wait_ready()
+    assert parts.uid(sampled, pod) == before, f"{pod} was made anew"
+    assert parts.restarts(sampled, pod, "app") == program, f"the program of {pod} was started again"
+    kube.wait_for(f"the program of {pod} reads", lambda: sampled.rows(pod), limit_s=BACK_LIMIT_S)
+
+
+def replica_sidecar_killed(_run: Run, sampled: Sampled) -> None:
+    """SIGKILL of the container's first process on a replica."""
+    _died_and_came_back(sampled, _replica(sampled), lambda pid: os.kill(pid, signal.SIGKILL))
+
+
+def primary_sidecar_killed(_run: Run, sampled: Sampled) -> None:
+    """The same on the primary."""
+    _died_and_came_back(sampled, sampled.holder(), lambda pid: os.kill(pid, signal.SIGKILL))
+
+
+def replica_out_of_memory(_run: Run, sampled: Sampled) -> None:
+    """All processes of the container at once."""
+    _died_and_came_back(sampled, _replica(sampled), parts.kill_container)
+
+
+def primary_out_of_memory(_run: Run, sampled: Sampled) -> None:
+    """The same on the primary."""
+    _died_and_came_back(sampled, sampled.holder(), parts.kill_container)
+
+
+def deleted_in_back_off(run: Run, sampled: Sampled) -> None:
+    """The pod is deleted while its sidecar is dead and not started again yet: only the guard can unmount."""
+    pod = _replica(sampled)
+    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    for _ in range(20):
+        if "CrashLoopBackOff" in str(parts.container(sampled, pod, "sqlite-sidecar")["state"]):
+            break
+        try:
+            parts.kill_container(sampled.sidecar_pid(pod))
+        except AssertionError:
+            time.sleep(0.5)
+        time.sleep(0.5)
+    else:
+        raise AssertionError(f"the sidecar of {pod} never came into back-off")
+    assert parts.mounts_of(node, before) > 0
+    began = time.monotonic()
+    sampled.kubectl("delete", "pod", pod, "--wait=false")
+    _torn_down(sampled, pod, node, before)
+    run.say(f"torn down after {time.monotonic() - began:.1f} s")
+
+
+def content_removed_with_the_mount_alive(_run: Run, sampled: Sampled) -> None:
+    """Somebody clears the pod's volume away, as a kubelet would, while the sidecar ends and still serves."""
+    pod = _replica(sampled)
+    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    replicator = parts.worker_pid(sampled, pod, "sqlc-replicator")
+    os.kill(replicator, signal.SIGSTOP)  # the sidecar's end takes as long as this test wants
     try:
-        done = kube.client(["curl", "-sSf", "-m", str(ASK_S), url], limit_s=ASK_S * 3)
-    except subprocess.TimeoutExpired:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        sampled.kubectl("delete", "pod", pod, "--wait=false")
+        kube.wait_for(f"the program of {pod} has ended", lambda: not parts.programs(before), limit_s=GONE_LIMIT_S)
+        time.sleep(4.0)  # the supervisor has its SIGTERM
+        folder = f"{parts.volume_dir(before)}/fs"
+        listing = parts.on_node(node, f"ls {folder}").stdout.split()
+        assert "app.db" in listing, f"the mount is not there any more: {listing}"
+        removal = parts.on_node(node, f"rm -rf {folder}/app.db {folder}/app.db-wal; rm -rf {folder}/*")
+        assert removal.returncode != 0, "everything could be removed"
+        assert parts.on_node(node, f"ls {folder}").stdout.split() == listing, "something is gone"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(replicator, signal.SIGCONT)
+    _torn_down(sampled, pod, node, before)
 
 
-def container(name: str, script: str, **more: object) -> Body:
-    """A container with a shell program."""
-    return {
-        "name": name,
-        "image": kube.TEST_IMAGE,
-        "imagePullPolicy": "Never",
-        "command": ["sh", "-c", script],
-        **more,
-    }
+def replica_deleted(_run: Run, sampled: Sampled) -> None:
+    """An ordinary deletion of a replica."""
+    pod = _replica(sampled)
+    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    sampled.kubectl("delete", "pod", pod, "--wait=false")
+    _torn_down(sampled, pod, node, before)
 
 
-def pod(name: str, containers: list[Body], **more: object) -> Body:
-    """A pod that is quick to end."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {"terminationGracePeriodSeconds": SHORT_GRACE_S, "containers": containers, **more},
-    }
+def primary_deleted(_run: Run, sampled: Sampled) -> None:
+    """An ordinary deletion of the primary: somebody else is it before the pod has ended."""
+    pod = sampled.holder()
+    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    sampled.kubectl("delete", "pod", pod, "--wait=false")
+    _torn_down(sampled, pod, node, before)
+    assert sampled.holder(), "nobody is the primary"
 
 
-def one(name: str, image: str, command: list[str]) -> Body:
-    """A pod of another image."""
-    return pod(name, [{"name": name, "image": image, "imagePullPolicy": "Never", "command": command}])
+def primary_drained(run: Run, sampled: Sampled) -> None:
+    """The node of the primary is drained; its pod waits for the node, because its volume is there."""
+    pod = sampled.holder()
+    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    began = time.monotonic()
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DRAIN_LIMIT}")
+    selector = f"--pod-selector=sqlitecluster.dev/cluster={sampled.name}"
+    try:
+        kube.kubectl("drain", node, *options, selector, limit_s=150)
+        run.say(f"drained after {time.monotonic() - began:.1f} s")
+        kube.wait_for("nothing is mounted", lambda: parts.mounts_of(node, before) == 0, limit_s=GONE_LIMIT_S)
+        assert sampled.holder() != pod, f"{pod} is still the primary"
+        sampled.wait_writes()
+    finally:
+        kube.kubectl("uncordon", node)
 
 
-def service(name: str) -> Body:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name},
-        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": PORT}]},
-    }
-
-
-def _ready_when_it_answers() -> Body:
-    return {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1}
-
-
-def site() -> list[Body]:
-    """A claim, a pod that serves it, a Service."""
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data"},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-    }
-    namespace = {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}
-    web = container(
-        "web",
-        SERVE,
-        env=[namespace],
-        readinessProbe=_ready_when_it_answers(),
-        volumeMounts=[{"name": "data", "mountPath": "/data"}],
+def guard_killed(_run: Run, sampled: Sampled) -> None:
+    """The guard itself is killed: it is started again and does its work."""
+    pod = _replica(sampled)
+    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    times = parts.restarts(sampled, pod, "sqlite-guard")
+    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'guard.sh /mnt' && echo $p; done"
+    for line in parts.on_node(node, script).stdout.split():
+        done = parts.on_node(node, f"grep -q {before} {line}/mountinfo && kill -9 {line.rpartition('/')[2]}")
+        if done.returncode == 0:
+            break
+    kube.wait_for(
+        "the guard was started again",
+        lambda: parts.restarts(sampled, pod, "sqlite-guard") > times,
+        limit_s=BACK_LIMIT_S,
     )
-    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
-    return [claim, pod("web", [web], volumes=[volume]), service("web")]
+    sampled.wait_ready()
+    sampled.kubectl("delete", "pod", pod, "--wait=false")
+    _torn_down(sampled, pod, node, before)
 
 
-def crowd(count: int) -> list[Body]:
-    """Pods on different nodes that each say their name, behind one Service."""
-    script = f"mkdir /tmp/www && hostname >/tmp/www/index.html && exec httpd -f -p {PORT} -h /tmp/www"
-    labels = {"app": "crowd"}
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "DoNotSchedule",
-        "labelSelector": {"matchLabels": labels},
-    }
-    template = {
-        "metadata": {"labels": labels},
-        "spec": {
-            "terminationGracePeriodSeconds": SHORT_GRACE_S,
-            "topologySpreadConstraints": [spread],
-            "containers": [container("crowd", script, readinessProbe=_ready_when_it_answers())],
-        },
-    }
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "crowd"},
-        "spec": {"replicas": count, "selector": {"matchLabels": labels}, "template": template},
-    }
-    return [deployment, service("crowd")]
-
-
-def shared_mount() -> Body:
-    """A native sidecar that mounts, and a program that sees it."""
-    sidecar = container(
-        "mounter",
-        MOUNT,
-        restartPolicy="Always",
-        securityContext={"privileged": True},
-        startupProbe={"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
-        volumeMounts=[{"name": "volume", "mountPath": "/mnt/volume", "mountPropagation": "Bidirectional"}],
+CASES: dict[str, Case] = {
+    case.__name__.replace("_", "-"): case
+    for case in (
+        replica_sidecar_killed,
+        primary_sidecar_killed,
+        replica_deleted,
+        replica_out_of_memory,
+        primary_deleted,
+        primary_out_of_memory,
+        content_removed_with_the_mount_alive,
+        primary_drained,
+        deleted_in_back_off,
+        guard_killed,
     )
-    program = container(
-        "program",
-        "exec sleep 100000",
-        readinessProbe={"exec": {"command": ["test", "-e", "/data/inner/word"]}, "periodSeconds": 1},
-        volumeMounts=[{"name": "volume", "mountPath": "/data", "mountPropagation": "HostToContainer"}],
+}
+
+
+def _torn_down(sampled: Sampled, pod: str, node: str, before: str) -> None:
+    """A pod ended, its volumes were taken away, and another one stands in its place."""
+    kube.wait_for(
+        f"{pod} was made anew", lambda: parts.uid(sampled, pod) not in ("", before), limit_s=GONE_LIMIT_S, step_s=0.5
     )
-    return pod("mounts", [program], initContainers=[sidecar], volumes=[{"name": "volume", "emptyDir": {}}])
+    kube.wait_for("nothing is mounted", lambda: parts.mounts_of(node, before) == 0, limit_s=GONE_LIMIT_S)
+    folder = f"{parts.KUBELET}/{before}"
+    kube.wait_for(
+        "the pod's folder is gone", lambda: parts.on_node(node, f"test -e {folder}").returncode, limit_s=GONE_LIMIT_S
+    )
 
 
-def with_token(audience: str) -> Body:
-    """A pod with a token for somebody else than the API."""
-    source = {"serviceAccountToken": {"audience": audience, "expirationSeconds": 3600, "path": "token"}}
-    mount = {"name": "identity", "mountPath": "/identity"}
-    volume = {"name": "identity", "projected": {"sources": [source]}}
-    return pod("token", [container("token", "exec sleep 100000", volumeMounts=[mount])], volumes=[volume])
+def _check(run: Run, sampled: Sampled, moment: float) -> None:
+    """After each case: Ready, every file and every row there."""
+    sampled.wait_ready()
+    sampled.wait_writes()
+    for pod in sampled.pods():
+        files = parts.database_files(sampled, pod)
+        assert files.get("app.db"), f"{pod} has no database file any more: {files}"
+    acks = sampled.acks()
+    lost, twice = sampled.check_rows(acks)
+    assert not twice, f"{len(twice)} rows are doubled"
+    old = [ack for ack in lost if not moment - NO_ROWS_LOST_BEFORE_S < ack.at < time.time()]
+    assert not old, f"{len(old)} acknowledged rows are lost: {old[:3]}"
+    if lost:
+        run.say(f"{len(lost)} rows of the moment of a kill had not been replicated")
+        sampled.forget(lost)
 
 
-def token_review(token: str, audience: str) -> Body:
-    return {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenReview",
-        "spec": {"token": token, "audiences": [audience]},
-    }
+def body(run: Run) -> None:
+    """All cases in turn on one cluster."""
+    with kube.deployed(), kube.namespace("pods") as namespace:
+        sampled = Sampled(run, namespace, rate=20)
+        sampled.start()
+        names = [run.options.only] if run.options.only else list(CASES)
+        for turn in range(10_000):
+            if run.done + len(run.violations) >= run.wanted:
+                break
+            name = names[turn % len(names)]
+            began, moment = time.monotonic(), time.time()
+            try:
+                CASES[name](run, sampled)
+                _check(run, sampled, moment)
+                run.count()
+                run.say(f"ok   {name} ({time.monotonic() - began:.1f} s)")
+            except AssertionError as error:
+                run.violation(f"{name}: {error}\n{sampled.describe()}")
+                sampled.wait_ready()
 
 
-def closed_network() -> Body:
-    """A NetworkPolicy (it is accepted; nothing enforces it here)."""
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "closed"},
-        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
-    }
+def main() -> int:
+    """Entry of ``python -m lanes.kube_pods``."""
+    run = parse("kube_pods", "ends of sidecars and pods", len(CASES), None)
+    if run.options.list:
+        print("\n".join(CASES))
+        return 0
+    return run_lane(run, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -186,6 +186,13 @@ class Sampled:
             twice += ledger.doubled(table)
         return lost, twice
 
+    def forget(self, acks: list[ledger.Ack]) -> None:
+        """Take rows that are known to be lost, and were counted, out of the journals."""
+        tokens = {ack.token for ack in acks}
+        for path in self.journals.glob("*.journal"):
+            kept = [line for line in path.read_text().splitlines() if not any(f'"{token}"' in line for token in tokens)]
+            path.write_text("\n".join(kept) + "\n" if kept else "")
+
 
 def _is_supervisor(process: Path, pod_uid: str) -> bool:
     try:

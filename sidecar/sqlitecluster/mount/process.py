@@ -54,7 +54,7 @@ def run(config: NodeConfig, fds: dict[str, int], init: bytes, successor: bool) -
     names = Names(f"{context.layout.data}/names.db")
     tree.load(fresh=fresh)
     service = Service(tree)
-    driver = Driver(service, CpuWake(enabled=config.hold_cpus_awake))
+    driver = Driver(service, CpuWake(enabled=config.hold_cpus_awake, device=fds.get("cpu_latency", -1)))
     service.driver = driver
     operations = service.operations = Operations(tree, names, successor=successor)
     driving.install()

@@ -65,7 +65,7 @@ class MountWorker:
         self._ordered = True
         init = base64.b64encode(self.point.init).decode()
         message = {"run": "mount", "init": init, "successor": self._served}
-        node.template.spawn(message, {**node.child_fds(), "fuse": self.point.fuse_fd}, self._on_forked)
+        node.template.spawn(message, {**node.mount_fds(), "fuse": self.point.fuse_fd}, self._on_forked)
 
     def replace(self) -> None:
         """Upgrade: end the process cleanly; its successor comes from the present template."""

@@ -31,6 +31,7 @@ class Node:
         self.shared = SharedWords()
         self.template: Template
         self.changed: Callable[[], None] = lambda: None
+        self.cpu_fd = -1  # /dev/cpu_dma_latency, for a mount process whose user may not open it
         self.opener_fd = -1  # where the replicator asks for files that its user may not open
         self._fds = fds
         self._told: set[str] = set()
@@ -38,6 +39,10 @@ class Node:
     def child_fds(self) -> dict[str, int]:
         """The descriptors that every worker gets."""
         return {"state": self.shared.state_fd, **self.shared.bells, "lock": self._fds.lock}
+
+    def mount_fds(self) -> dict[str, int]:
+        """The descriptors of a mount process, except ``/dev/fuse``."""
+        return {**self.child_fds(), **({"cpu_latency": self.cpu_fd} if self.cpu_fd >= 0 else {})}
 
     def replicator_fds(self) -> dict[str, int]:
         """The descriptors of a replicator."""

@@ -39,6 +39,7 @@ STOP_MOUNT_S = 5.0
 HURRY_S = 1.0  # after the second signal
 USERS_POLL_S = 0.1
 TEMPLATE = "sqlitecluster.template"
+CPU_LATENCY = "/dev/cpu_dma_latency"
 
 
 class Supervisor:
@@ -99,6 +100,8 @@ class Supervisor:
                 self._log.say("info", f"gave {folder} to user {self._settings.run_as[0]}")
         opener.start()
         self._node.opener_fd = opener.fd
+        with contextlib.suppress(OSError):  # missing in some containers; the mount does without
+            self._node.cpu_fd = os.open(CPU_LATENCY, os.O_WRONLY | os.O_CLOEXEC)
 
     def _new_template(self) -> Template:
         template = Template(

@@ -1,0 +1,99 @@
+"""Parts of a pod on the local cluster, as this machine sees them: processes of containers, mounts, volumes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from support import kube
+from support.sampled import Sampled
+
+KUBELET = "/var/lib/kubelet/pods"
+
+
+def uid(sampled: Sampled, pod: str) -> str:
+    """A pod's uid; another one after the pod was made anew."""
+    return sampled.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid}").strip()
+
+
+def container(sampled: Sampled, pod: str, name: str) -> dict[str, object]:
+    """The status of a container, init containers too."""
+    found = kube.get(f"pod/{pod}", sampled.namespace)["status"]
+    statuses = [*found.get("initContainerStatuses", []), *found.get("containerStatuses", [])]
+    return next((dict(one) for one in statuses if one["name"] == name), {"restartCount": -1, "state": "unknown"})
+
+
+def restarts(sampled: Sampled, pod: str, name: str) -> int:
+    """How often a container was started again."""
+    return int(str(container(sampled, pod, name)["restartCount"]))
+
+
+def worker_pid(sampled: Sampled, pod: str, name: str) -> int:
+    """A process of a sidecar by its short name, such as ``sqlc-mount``."""
+    return next(pid for pid in container_pids(sampled.sidecar_pid(pod)) if _comm(pid) == name)
+
+
+def container_pids(first: int) -> list[int]:
+    """All processes that share a process's pid namespace: those of its container."""
+    place = os.readlink(f"/proc/{first}/ns/pid")
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{entry}/ns/pid") == place:
+                    found.append(int(entry))
+    return found
+
+
+def programs(pod_uid: str) -> list[int]:
+    """Processes of the sample program in a pod; the API learns of a container's end only when the whole pod ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            is_one = entry.name.isdigit() and b"sample.py" in (entry / "cmdline").read_bytes()
+            if is_one and pod_uid in (entry / "mountinfo").read_text():
+                found.append(int(entry.name))
+    return found
+
+
+def kill_container(first: int) -> None:
+    """SIGKILL every process of a container, as the kernel does when its memory is at an end."""
+    for pid in container_pids(first):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def on_node(node: str, script: str, *, limit_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run a shell script on a node, as root, where the kubelet is."""
+    command = kube.cluster_object().node_command(node, ["sh", "-c", script])
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+
+
+def mounts_of(node: str, pod_uid: str) -> int:
+    """How many of our mounts a pod has on its node."""
+    done = on_node(node, f"grep {pod_uid} /proc/self/mountinfo | grep -c fuse.sqlitecluster")
+    return int(done.stdout.strip() or 0)
+
+
+def volume_dir(pod_uid: str) -> str:
+    """The volume that the databases are mounted in, on the node."""
+    return f"{KUBELET}/{pod_uid}/volumes/kubernetes.io~empty-dir/sqlite-mount"
+
+
+def database_files(sampled: Sampled, pod: str) -> dict[str, int]:
+    """Database images on a pod's volume and their sizes, read past the pod."""
+    volume = sampled.kubectl("get", "pvc", f"data-{pod}", "-o", "jsonpath={.spec.volumeName}").strip()
+    found: dict[str, int] = {}
+    for folder in (kube.cluster_object().layout.state / "run" / "nodes").glob(f"*/volumes/{volume}"):
+        for path in folder.glob("dbs/*/database"):
+            found[path.parent.name] = path.stat().st_size
+    return found
+
+
+def _comm(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
