@@ -71,7 +71,6 @@ def pods_of(raw: Mapping[str, Any], count: int = 3, settings: objects.Settings =
             user_hash=parsed.user_hash,
             sidecar_running=True,
             sidecar_started=True,
-            sidecar_since=NOW - dt.timedelta(hours=1),
             programs_since=NOW - dt.timedelta(minutes=59),
         )
         for number in range(count)

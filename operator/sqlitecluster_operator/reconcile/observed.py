@@ -56,7 +56,8 @@ class PodView:
     sidecar_started: bool = False
     """Its startup probe passed: the other containers may start."""
     sidecar_restarts: int = 0
-    sidecar_since: dt.datetime | None = None
+    unmounted_since: dt.datetime | None = None
+    """When sidecar or guard was started again after a clean end, which takes the mount away; a kill does not."""
     programs_since: dt.datetime | None = None
     """When the oldest container that runs beside the sidecar was started; None: none runs."""
     programs: tuple[str, ...] = ()
@@ -212,7 +213,7 @@ def read_pod(raw: Object) -> PodView | None:
         sidecar_running=_running_since(sidecar) is not None,
         sidecar_started=bool(sidecar.get("started")),
         sidecar_restarts=int(sidecar.get("restartCount") or 0),
-        sidecar_since=_running_since(sidecar),
+        unmounted_since=max(filter(None, map(_after_clean_end, inits)), default=None),
         programs_since=min(since) if since else None,
         programs=tuple(str(one.get("name")) for one in spec.get("containers") or ()),
         problem=_problem((*inits, *containers)),
@@ -293,6 +294,14 @@ def moment_of(text: object) -> dt.datetime | None:
 def _running_since(container: Object) -> dt.datetime | None:
     running = (container.get("state") or {}).get("running")
     return moment_of(running.get("startedAt")) if running else None
+
+
+def _after_clean_end(container: Object) -> dt.datetime | None:
+    """When sidecar or guard runs again after it ended with status 0."""
+    ended = (container.get("lastState") or {}).get("terminated") or {}
+    if container.get("name") not in (names.SIDECAR, names.GUARD) or ended.get("exitCode") != 0:
+        return None
+    return _running_since(container)
 
 
 def _condition(status: Object, kind: str) -> Object:

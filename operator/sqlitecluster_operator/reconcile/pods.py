@@ -91,15 +91,19 @@ def leave(draft: Draft) -> Request | None:
 
 
 def replace_broken(draft: Draft, intent: Intent) -> bool:
-    """Pods that cannot go on as they are: their programs lost the mount, or write where they must not."""
+    """Pods that cannot go on as they are: their programs lost the mount, or write where they must not.
+
+    A sidecar that was killed covers its dead mount, and running programs see the new one. Only one that was told
+    to end takes the mount away from programs that run: somebody sent it a signal, or changed its image in place.
+    """
     case = draft.case
     primary = case.primary
     for pod in case.around.pods:
         if pod.deleting or pod.programs_since is None:
             continue
-        since = pod.sidecar_since
-        if since is not None and pod.sidecar_restarts and since > pod.programs_since:
-            why, reason = "its sidecar was started anew, so its programs do not see the mount", "MountReplaced"
+        since = pod.unmounted_since
+        if since is not None and since > pod.programs_since:
+            why, reason = "its sidecar ended and was started anew, so its programs see no mount", "MountReplaced"
         elif intent.run_on_primary and primary is not None and pod.uid != primary.uid and pod.role != "primary":
             why, reason = "it is not the primary any more, and the program runs on the primary only", "Demoted"
         else:

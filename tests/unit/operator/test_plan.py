@@ -29,6 +29,7 @@ from sqlitecluster_operator.reconcile.observed import (
     PodView,
     StatefulSetView,
     Surroundings,
+    read_pod,
 )
 from sqlitecluster_operator.reconcile.plan import plan
 from support.operator_cases import (
@@ -557,7 +558,7 @@ def test_a_demoted_pod_is_replaced() -> None:
 
 def test_programs_that_lost_their_mount_are_started_anew() -> None:
     since = NOW - dt.timedelta(minutes=1)
-    pods = changed(pods_of(cluster()), 1, sidecar_restarts=1, sidecar_since=since)
+    pods = changed(pods_of(cluster()), 1, sidecar_restarts=1, unmounted_since=since)
 
     assert deleted(decide(pods=pods)) == []
     assert deleted(decide(pods=pods, memory=lasting("MountReplaced of uid-1"))) == ["notes-1"]
@@ -653,3 +654,21 @@ def test_other_words_for_the_same_state_are_written_only_now_and_then() -> None:
 
     assert decide(raw, pods, memory=Memory(since={"status": CLOCK - 1})).status is None
     assert decide(raw, pods, memory=Memory(since={"status": CLOCK - 11})).status is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code", "expected"),
+    [("sqlite-sidecar", 0, True), ("sqlite-guard", 0, True), ("sqlite-sidecar", 137, False), ("other", 0, False)],
+)
+def test_only_a_clean_end_takes_the_mount_from_running_programs(name: str, exit_code: int, expected: bool) -> None:
+    container = {
+        "name": name,
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        "lastState": {"terminated": {"exitCode": exit_code}},
+    }
+    labels = {"sqlitecluster.dev/cluster": "notes"}
+    raw = {"metadata": {"name": "notes-0", "labels": labels}, "status": {"initContainerStatuses": [container]}}
+    seen = read_pod(raw)
+
+    assert seen is not None
+    assert (seen.unmounted_since is not None) == expected
