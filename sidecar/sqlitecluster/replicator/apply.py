@@ -42,7 +42,6 @@ from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.work import Drop, Epoch, Install, Marker, Transaction, Work, WorkQueue
 from sqlitecluster.shared import Word
-from sqlitecluster.store.state import OWNER_PROGRAMS
 
 log = logging.getLogger(__name__)
 
@@ -116,17 +115,22 @@ class Applier:
         self._drainer.close()
         return list(self._databases.values())
 
-    def ready(self, name: str) -> ReplicaDb:
-        """[after ``retire``] A database, complete: nothing is left that readers do not see.
+    def make_ready(self, name: str) -> bool:
+        """[after ``retire``] Complete a database for programs: nothing is left that readers do not see.
+
+        False for one that still is the programs': nothing was applied to it meanwhile.
 
         Raises:
             SQLiteClusterError: it cannot be made so.
         """
         db = self._database(name)
+        if db.is_programs:
+            return False
         if Image.find(db.store.dir) is not None or db.store.applied != db.store.position.txid:
             db.open()
         db.catch_up()
-        return db
+        db.hand_over()
+        return True
 
     def apply_now(self, work: Transaction) -> bool:
         """[the thread that fills the queue] Apply a small transaction in this very call; False leaves it to the queue.
@@ -163,16 +167,23 @@ class Applier:
         for slot in range(state.count):
             name = state.name(slot)
             words = state.slot(slot)
-            if slot in kept or words[Word.LOCKED] or name in self._databases or self._is_programs(name, words):
+            if slot in kept or words[Word.LOCKED] or name in self._databases or self._was_written(name, words):
                 self._hold(name)
             else:
                 self._database(name).show_position()
 
-    def _is_programs(self, name: str, words: memoryview) -> bool:
-        """Whether programs could write this database until now, or what they wrote is not taken over yet."""
+    def _was_written(self, name: str, words: memoryview) -> bool:
+        """Whether programs have this database open for writing, or left something to be taken over under its locks."""
         if self._node.config.role != "elected":
             return False
-        return bool(words[Word.WRITERS]) or self._database(name).store.owner == OWNER_PROGRAMS
+        if words[Word.WRITERS]:
+            return True
+        db = self._database(name)
+        try:
+            return db.is_programs and not db.take_closed()
+        except (SQLiteClusterError, OSError) as error:
+            log.warning("%s: %s", name, error)
+            return True
 
     def _run(self) -> None:
         bell = self._node.bells.replicator

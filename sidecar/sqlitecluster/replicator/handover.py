@@ -19,7 +19,8 @@ from typing import Final
 
 from sqlitecluster.errors import DrainTimeout, LockTimeout, NotADatabase
 from sqlitecluster.replicator import through
-from sqlitecluster.replicator.replica import CUT_OFF, ReplicaDb
+from sqlitecluster.replicator.replica import ReplicaDb
+from sqlitecluster.replicator.replica_locks import CUT_OFF
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import NodeWord, Word
 

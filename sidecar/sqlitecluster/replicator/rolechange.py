@@ -271,11 +271,11 @@ class Roles:
         """Everything is visible, and capture knows where it goes on."""
         state = self._node.state
         for name in self._node.store.names():
-            old.applier.ready(name).hand_over()
-        for slot in range(state.count):
-            words = state.slot(slot)
-            # What the sidecar itself did to files is no news for capture.
-            words[Word.GONE_DONE], words[Word.RAW_HINT_DONE] = words[Word.GONE_SEQ], words[Word.RAW_HINT]
+            slot = state.find(name)
+            if old.applier.make_ready(name) and slot is not None:
+                words = state.slot(slot)
+                # What the sidecar itself did to files is no news for capture.
+                words[Word.GONE_DONE], words[Word.RAW_HINT_DONE] = words[Word.GONE_SEQ], words[Word.RAW_HINT]
 
     async def _demote(self, primary: PrimaryAddress | None, limit_s: float) -> None:
         role, began = self.role, time.monotonic()
