@@ -3,7 +3,8 @@
 The console example of the README is run as a reader would type it, and its output
 compared; every `sqlitecluster` command line in the documents must be one that the
 program accepts, every `make` target must exist, every YAML example must be a legal
-configuration, every relative link must lead somewhere. Counts documents and the example.
+configuration or SQLiteCluster, every relative link must lead somewhere. Counts documents and the example.
+``lanes.kube_docs`` types the kubectl lines.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import yaml
 from sqlitecluster.cli.main import build_parser
 from sqlitecluster.config import load
 from sqlitecluster.errors import ConfigError
+from sqlitecluster_operator.api import validate
 from support import lane, ports, processes
 from support.lane import Run
 
@@ -45,9 +47,11 @@ def commands(text: str) -> list[str]:
 
 def check_command(command: str) -> str | None:
     """What is wrong with a command line, None when it is one of ours and legal, or not ours."""
+    if command.startswith("kubectl "):
+        return None
     words = shlex.split(re.split(r"\s(?:\||&|>|2>)", command)[0], comments=True)
     if words[:1] == ["make"]:
-        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         missing = [word for word in words[1:] if "=" not in word and word not in targets]
         return f"no target {missing}" if missing else None
     if not words or not words[0].endswith("sqlitecluster"):
@@ -72,8 +76,16 @@ def check_document(path: Path) -> list[str]:
     return wrong + [f"link to {link} leads nowhere" for link in links if not (path.parent / link).exists()]
 
 
+def clusters(text: str) -> list[dict[str, object]]:
+    """The SQLiteClusters among the YAML examples of a document, whole ones."""
+    bodies = [yaml.safe_load(body) for kind, body in BLOCK.findall(text) if kind == "yaml"]
+    return [body for body in bodies if isinstance(body, dict) and body.get("kind") == "SQLiteCluster"]
+
+
 def _check_yaml(body: str) -> str | None:
     document = yaml.safe_load(body)
+    if isinstance(document, dict) and document.get("kind") == "SQLiteCluster":
+        return "; ".join(str(problem) for problem in validate(document)) or None
     if not isinstance(document, dict) or "dataDir" not in document:
         return None  # an excerpt, or of something else
     try:
@@ -97,7 +109,7 @@ def steps(block: str) -> list[tuple[str, str]]:
 def run_example(run: Run) -> None:
     """Type the README's example."""
     text = (ROOT / "README.md").read_text()
-    block = next(body for kind, body in BLOCK.findall(text) if kind == "console" and " local " in body)
+    block = next(body for kind, body in BLOCK.findall(text) if kind == "console" and "sqlitecluster local " in body)
     folder, base = run.new_folder("example"), ports.take_base()
     program: subprocess.Popen[bytes] | None = None
     try:
