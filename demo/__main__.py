@@ -41,13 +41,15 @@ def main() -> int:
         code = 130
     except CannotPlayError as error:
         print(f"demo: {error}", file=sys.stderr)
+        code = 2
     except (ClusterError, story.NotSeenError) as error:
         print(f"demo: {error}", file=sys.stderr)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # cleaning up is not interrupted
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         place.leave()
-    step(f"done after {time.monotonic() - began:.0f} s; nothing is left")
+    if code != 2:
+        step(f"done after {time.monotonic() - began:.0f} s; nothing is left")
     return code
 
 

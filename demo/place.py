@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy import __main__ as deploy
-from localcluster import Cluster, ClusterError, machine
+from localcluster import Cluster, ClusterError
 
 CRD = "sqliteclusters.sqlitecluster.dev"
 LIMIT_S = 60.0
@@ -58,11 +59,11 @@ class Place:
             raise CannotPlayError(
                 f"a cluster on this machine needs {lacking}; on one of yours: make demo DEMO_CONTEXT=<kubectl context>"
             )
-        if machine.missing():
-            install = [str(deploy.ROOT / "tools" / "install-cluster"), os.environ.get("VENV", ".venv")]
+        self._started = not local.is_up()
+        if self._started:
+            install = [str(deploy.ROOT / "tools" / "install-cluster"), sys.prefix]
             if subprocess.run(install, cwd=deploy.ROOT, check=False).returncode:
                 raise CannotPlayError("what a local cluster needs could not be installed; see above")
-        self._started = not local.is_up()
         try:
             local.up()
         except ClusterError as error:
