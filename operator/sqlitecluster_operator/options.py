@@ -11,6 +11,12 @@ from importlib import metadata
 from typing import Final
 
 DEFAULT_LEASE: Final = "sqlitecluster-operator"
+_CHOICES: Final = {
+    "--sidecar-pull-policy": ("IfNotPresent", "Always", "Never"),
+    "--log-format": ("text", "json"),
+    "--log-level": ("info", "debug", "warning", "error"),
+}
+"""Flags with a few values, the default first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,76 +54,33 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m sqlitecluster_operator",
         description="The operator of SQLiteCluster: makes the objects of each SQLiteCluster and keeps them right.",
     )
-    add = made.add_argument
-    add(
-        "--namespace",
-        action="append",
-        default=[],
-        metavar="NS",
-        help="watch this namespace only (repeatable; default: all)",
-    )
-    add(
-        "--sidecar-image",
-        default=f"sqlitecluster-sidecar:{version()}",
-        metavar="REF",
-        help="image of the sidecar (default: %(default)s)",
-    )
-    add(
-        "--sidecar-pull-policy",
-        default="IfNotPresent",
-        choices=("Always", "IfNotPresent", "Never"),
-        help="(default: %(default)s)",
-    )
-    add(
-        "--identity-url",
-        default="",
-        metavar="URL",
-        help="where pods reach this operator for certificates, https://<service>.<namespace>.svc:8443",
-    )
-    add(
-        "--listen-identity",
-        default=":8443",
-        metavar="HOST:PORT",
-        help="listener for that; empty: none (default: %(default)s)",
-    )
-    add(
-        "--liveness",
-        default=":8080",
-        metavar="HOST:PORT",
-        help="listener for /healthz and /readyz (default: %(default)s)",
-    )
-    add("--metrics", default=":8081", metavar="HOST:PORT", help="listener for /metrics (default: %(default)s)")
-    add(
-        "--max-concurrent-cluster-updates",
-        type=int,
-        default=1,
-        metavar="N",
-        help="clusters that a new operator version updates at once (default: %(default)s)",
-    )
-    add(
-        "--lease-namespace",
-        default="",
-        metavar="NS",
-        help="where the operators' own Lease is (default: the operator's namespace)",
-    )
-    add("--lease-name", default=DEFAULT_LEASE, metavar="NAME", help="its name (default: %(default)s)")
-    add("--log-format", default="text", choices=("text", "json"), help="(default: %(default)s)")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")
-    add(
-        "--kubeconfig",
-        default="",
-        metavar="FILE",
-        help="default: the cluster around the operator, else the usual kubeconfig",
-    )
-    add(
-        "--resync-seconds",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="every cluster is looked at this often (default: %(default)s)",
-    )
-    add("--version", action="version", version=version())
+    everywhere = "watch this namespace only (repeatable; default: all)"
+    made.add_argument("--namespace", action="append", default=[], metavar="NS", help=everywhere)
+    for flag, default, metavar, text in _flags():
+        shown = text + " (default: %(default)s)" if default not in ("", None) else text
+        made.add_argument(flag, default=default, type=type(default), metavar=metavar, help=shown)
+    for flag, choices in _CHOICES.items():
+        made.add_argument(flag, default=choices[0], choices=choices, help="(default: %(default)s)")
+    made.add_argument("--version", action="version", version=version())
     return made
+
+
+def _flags() -> tuple[tuple[str, str | int | float, str, str], ...]:
+    """Flag, default, what stands for its value, meaning."""
+    url = "where pods reach this operator for certificates, https://<service>.<namespace>.svc:8443"
+    api = "default: the cluster around the operator, else the usual kubeconfig"
+    return (
+        ("--sidecar-image", f"sqlitecluster-sidecar:{version()}", "REF", "image of the sidecar"),
+        ("--identity-url", "", "URL", url),
+        ("--listen-identity", ":8443", "HOST:PORT", "listener for that"),
+        ("--liveness", ":8080", "HOST:PORT", "listener for /healthz and /readyz"),
+        ("--metrics", ":8081", "HOST:PORT", "listener for /metrics"),
+        ("--max-concurrent-cluster-updates", 1, "N", "clusters that a new operator version updates at once"),
+        ("--lease-namespace", "", "NS", "where the operators' own Lease is (default: the operator's namespace)"),
+        ("--lease-name", DEFAULT_LEASE, "NAME", "its name"),
+        ("--kubeconfig", "", "FILE", api),
+        ("--resync-seconds", 30.0, "S", "every cluster is looked at this often"),
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
