@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from sqlitecluster_operator import names, objects
 from sqlitecluster_operator.api import parse
 from sqlitecluster_operator.reconcile import intent as intents
-from sqlitecluster_operator.reconcile.actions import Memory, Plan
+from sqlitecluster_operator.reconcile.actions import AnnotateLease, DeletePod, Memory, Plan
 from sqlitecluster_operator.reconcile.case import Case
 from sqlitecluster_operator.reconcile.observed import (
     LeaseView,
@@ -153,3 +154,41 @@ def kinds_of(made: Plan) -> list[str]:
 def read(raw: Mapping[str, Any]) -> Any:
     """The object as the operator's models read it."""
     return parse({key: value for key, value in raw.items() if key != "status"})
+
+
+LATER = CLOCK - 100.0
+"""First seen long ago, for what must last a while."""
+
+
+def changed(pods: tuple[PodView, ...], number: int, **change: Any) -> tuple[PodView, ...]:
+    return tuple(replace(pod, **change) if pod.ordinal == number else pod for pod in pods)
+
+
+def lasting(*what: str) -> Memory:
+    return Memory(since=dict.fromkeys(what, LATER))
+
+
+def deleted(made: Any) -> list[str]:
+    return [action.name for action in made.actions if isinstance(action, DeletePod)]
+
+
+def asked(made: Any) -> dict[str, Any] | None:
+    """The hand-off that the plan writes to the Lease."""
+    for action in made.actions:
+        if isinstance(action, AnnotateLease) and action.annotations.get(names.ANNOTATION_HANDOFF):
+            found = json.loads(str(action.annotations[names.ANNOTATION_HANDOFF]))
+            assert isinstance(found, dict)
+            return found
+    return None
+
+
+DONE = {"id": "a", "kind": "handoff", "to": "notes-2", "phase": "Completed"}
+OPEN = {"id": "a", "kind": "handoff", "from": "notes-0", "to": "notes-2", "phase": "Requested", "requestedBy": "me"}
+ASKED_NOW = {"requestedAt": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}
+ASKED_LONG_AGO = {"requestedAt": (NOW - dt.timedelta(seconds=90)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def handed(annotations: dict[str, str], record: dict[str, Any] | None = None, **more: Any) -> Any:
+    status = {"epoch": 1, "clusterID": "LFSC0123456789ABCDEF", **({"handoff": record} if record else {})}
+    history = more.pop("history", None)
+    return decide(cluster(annotations=annotations, status=status | ({"history": history} if history else {})), **more)

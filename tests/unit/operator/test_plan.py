@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from sqlitecluster_operator.reconcile.actions import (
     AnnotateLease,
     Apply,
     CreateLease,
-    DeletePod,
     LabelPod,
     Memory,
     Remove,
@@ -36,40 +34,18 @@ from support.operator_cases import (
     CLOCK,
     NOW,
     UID,
+    asked,
     case,
+    changed,
     cluster,
     condition,
     decide,
+    deleted,
     kinds_of,
+    lasting,
     lease,
     pods_of,
 )
-
-LATER = CLOCK - 100.0
-"""First seen long ago, for what must last a while."""
-
-
-def changed(pods: tuple[PodView, ...], number: int, **change: Any) -> tuple[PodView, ...]:
-    return tuple(replace(pod, **change) if pod.ordinal == number else pod for pod in pods)
-
-
-def lasting(*what: str) -> Memory:
-    return Memory(since=dict.fromkeys(what, LATER))
-
-
-def deleted(made: Any) -> list[str]:
-    return [action.name for action in made.actions if isinstance(action, DeletePod)]
-
-
-def asked(made: Any) -> dict[str, Any] | None:
-    """The hand-off that the plan writes to the Lease."""
-    for action in made.actions:
-        if isinstance(action, AnnotateLease) and action.annotations.get(names.ANNOTATION_HANDOFF):
-            found = json.loads(str(action.annotations[names.ANNOTATION_HANDOFF]))
-            assert isinstance(found, dict)
-            return found
-    return None
-
 
 # -- steady state and objects -----------------------------------------------------------
 
@@ -220,233 +196,6 @@ def test_a_replica_that_is_not_labelled_yet_is_not_called_one() -> None:
     pods = changed(pods_of(cluster()), 1, role="")
 
     assert kinds_of(decide(pods=pods, memory=lasting("role of uid-1"))) == []
-
-
-# -- hand-off ---------------------------------------------------------------------------
-
-
-def handed(annotations: dict[str, str], record: dict[str, Any] | None = None, **more: Any) -> Any:
-    status = {"epoch": 1, "clusterID": "LFSC0123456789ABCDEF", **({"handoff": record} if record else {})}
-    history = more.pop("history", None)
-    return decide(cluster(annotations=annotations, status=status | ({"history": history} if history else {})), **more)
-
-
-def test_a_request_is_written_to_the_lease_and_recorded() -> None:
-    made = handed({names.ANNOTATION_HANDOFF_TO: "notes-2", names.ANNOTATION_HANDOFF_ID: "a"})
-
-    written = asked(made)
-    assert written is not None
-    assert (written["id"], written["to"], written["kind"]) == ("a", "notes-2", "handoff")
-    assert made.status["handoff"]["phase"] == "Requested"
-    assert made.status["targetPrimary"] == "notes-2"
-    assert condition(made)["reason"] == "SwitchoverInProgress"
-
-
-def test_who_asked_is_recorded() -> None:
-    fields = {"f:metadata": {"f:annotations": {f"f:{names.ANNOTATION_DEMOTE}": {}}}}
-    raw = cluster(annotations={names.ANNOTATION_DEMOTE: "*"}, managedFields=[{"manager": "argocd", "fieldsV1": fields}])
-    made = decide(raw)
-
-    assert made.status is not None
-    assert (made.status["handoff"]["kind"], made.status["handoff"]["requestedBy"]) == ("demote", "argocd")
-
-
-DONE = {"id": "a", "kind": "handoff", "to": "notes-2", "phase": "Completed"}
-OPEN = {"id": "a", "kind": "handoff", "from": "notes-0", "to": "notes-2", "phase": "Requested", "requestedBy": "me"}
-ASKED_NOW = {"requestedAt": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}
-ASKED_LONG_AGO = {"requestedAt": (NOW - dt.timedelta(seconds=90)).strftime("%Y-%m-%dT%H:%M:%SZ")}
-
-
-@pytest.mark.parametrize(
-    ("annotations", "record", "history", "again"),
-    [
-        ({"to": "notes-2", "id": "a"}, DONE, [DONE], False),
-        ({"to": "notes-1", "id": "a"}, DONE, [DONE], False),
-        ({"to": "notes-2", "id": "b"}, DONE, [DONE], True),
-        ({"to": "notes-2", "id": "a"}, {**DONE, "id": "b"}, [{**DONE, "id": "b"}, DONE], False),
-        ({"to": "notes-2"}, {**DONE, "id": "handoff:notes-2"}, [], False),
-        ({"to": "notes-1"}, {**DONE, "id": "handoff:notes-2"}, [], True),
-        ({"to": "notes-2"}, {**DONE, "id": "handoff:notes-1"}, [{**DONE, "id": "handoff:notes-2"}], True),
-    ],
-)
-def test_an_id_is_done_once(annotations: dict[str, str], record: Any, history: Any, again: bool) -> None:
-    given = {names.ANNOTATION_HANDOFF_TO: annotations["to"]}
-    if "id" in annotations:
-        given[names.ANNOTATION_HANDOFF_ID] = annotations["id"]
-
-    assert (asked(handed(given, record, history=history)) is not None) is again
-
-
-def test_the_primarys_answer_ends_it_and_is_kept() -> None:
-    answer = {
-        "id": "a",
-        "from": "notes-0",
-        "to": "notes-2",
-        "phase": "Completed",
-        "durationMillis": 120,
-        "writeGapMillis": 80,
-    }
-    made = handed({}, OPEN | ASKED_NOW, held=lease(holder="notes-2_uid-2", result=answer))
-
-    assert made.status["handoff"]["phase"] == "Completed"
-    assert made.status["handoff"]["writeGapMillis"] == 80
-    assert made.status["handoff"]["requestedBy"] == "me"
-    assert made.status["history"] == [made.status["handoff"]]
-
-
-def test_what_nobody_answers_fails_and_is_taken_back() -> None:
-    made = handed({}, OPEN | ASKED_LONG_AGO, held=lease(handoff={"id": "a"}))
-
-    assert made.status["handoff"]["phase"] == "Failed"
-    assert AnnotateLease({names.ANNOTATION_HANDOFF: None}) in made.actions
-
-
-def test_a_request_that_a_new_lease_does_not_have_is_written_again() -> None:
-    assert asked(handed({}, OPEN | ASKED_NOW)) is not None
-
-
-def test_the_target_leads_although_the_old_primary_died_before_it_said_so() -> None:
-    asked_before = {"requestedAt": (NOW - dt.timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    made = handed({}, OPEN | asked_before, held=lease(holder="notes-2_uid-2", handoff={"id": "a"}))
-
-    assert made.status["handoff"]["phase"] == "Completed"
-
-
-@pytest.mark.parametrize(
-    ("to", "phase"), [("notes-0", "Completed"), ("notes-7", "Failed"), ("notes-2", "Requested"), ("*", "Requested")]
-)
-def test_what_can_be_answered_without_the_sidecars_is(to: str, phase: str) -> None:
-    made = handed({names.ANNOTATION_HANDOFF_TO: to, names.ANNOTATION_HANDOFF_ID: "a"})
-
-    assert made.status["handoff"]["phase"] == phase
-    assert (asked(made) is not None) == (phase == "Requested")
-
-
-def test_the_history_is_bounded() -> None:
-    history = [{**DONE, "id": str(number)} for number in range(5)]
-    made = handed(
-        {names.ANNOTATION_HANDOFF_TO: "notes-9", names.ANNOTATION_HANDOFF_ID: "x"}, history[0], history=history
-    )
-
-    assert [one["id"] for one in made.status["history"]] == ["x", "0", "1", "2", "3"]
-
-
-def test_a_hand_off_that_a_stopped_pod_made_by_itself_is_recorded() -> None:
-    answer = {"id": "stop-3", "from": "notes-0", "to": "notes-1", "phase": "Completed", "writeGapMillis": 90}
-    made = handed({}, held=lease(holder="notes-1_uid-1", result=answer))
-
-    assert made.status["handoff"]["id"] == "stop-3"
-    assert asked(made) is None
-
-
-# -- rolling update ---------------------------------------------------------------------
-
-OLD = {"template_hash": "old", "user_hash": "old"}
-OLD_OPERATOR = {"template_hash": "old"}
-
-
-def outdated(*ordinals: int, **change: str) -> tuple[PodView, ...]:
-    pods = pods_of(cluster())
-    return tuple(replace(pod, **(change or OLD)) if pod.ordinal in ordinals else pod for pod in pods)  # type: ignore[arg-type]
-
-
-def test_the_highest_replica_is_updated_first() -> None:
-    assert deleted(decide(pods=outdated(0, 1, 2))) == ["notes-2"]
-
-
-def test_then_the_next_one_but_only_when_all_do_their_part() -> None:
-    pods = outdated(0, 1)
-
-    assert deleted(decide(pods=pods)) == ["notes-1"]
-    assert deleted(decide(pods=changed(pods, 2, ready=False))) == []
-    assert deleted(decide(pods=changed(pods, 2, deleting=True))) == []
-    assert deleted(decide(pods=pods[:2])) == []
-
-
-def test_the_primary_hands_off_before_it_is_updated() -> None:
-    made = decide(pods=outdated(0))
-    written = asked(made)
-
-    assert deleted(made) == []
-    assert written is not None
-    assert written["to"] == "notes-1"
-    assert "update" in written["requestedBy"]
-
-
-def test_after_the_hand_off_the_old_primary_is_updated_as_a_replica() -> None:
-    pods = changed(changed(outdated(0), 0, role="replica"), 1, role="primary")
-
-    assert deleted(decide(pods=pods, held=lease(holder="notes-1_uid-1"))) == ["notes-0"]
-
-
-def test_a_pod_that_does_not_serve_is_updated_first_whatever_the_others_do() -> None:
-    pods = changed(changed(outdated(0, 1, 2), 1, ready=False), 2, ready=False)
-
-    assert deleted(decide(pods=pods)) == ["notes-2"]
-
-
-def test_pods_that_never_worked_are_updated_without_a_primary() -> None:
-    pods = tuple(replace(pod, ready=False, role="") for pod in outdated(0, 1, 2))
-
-    assert deleted(decide(pods=pods, held=lease(holder="", epoch=0))) == ["notes-2"]
-
-
-def test_no_pod_is_deleted_before_its_successor_would_be_new() -> None:
-    template = pods_of(cluster())[0].template_hash
-    unseen = StatefulSetView("u", 3, 3, template, settled=False)
-
-    assert deleted(decide(pods=outdated(0, 1, 2), stateful_set=unseen)) == []
-    assert deleted(decide(pods=outdated(0, 1, 2), stateful_set=StatefulSetView("u", 3, 3, "old"))) == []
-
-
-@pytest.mark.parametrize("kind", ["OnDelete", "Never"])
-def test_by_strategy_nothing_is_replaced(kind: str) -> None:
-    raw = cluster({"updateStrategy": {"type": kind}})
-    made = decide(raw, outdated(0, 1, 2))
-
-    assert deleted(made) == []
-    assert condition(made)["reason"] == "ClusterHealthy"
-    assert condition(made, "UpToDate")["reason"] == "ByStrategy"
-
-
-def test_supervised_waits_for_a_person() -> None:
-    raw = cluster({"updateStrategy": {"primary": "Supervised"}})
-    made = decide(raw, outdated(0))
-
-    assert (deleted(made), asked(made)) == ([], None)
-    assert condition(made)["reason"] == "WaitingForUser"
-
-
-def test_restart_replaces_the_primary_in_place() -> None:
-    assert deleted(decide(cluster({"updateStrategy": {"primary": "Restart"}}), outdated(0))) == ["notes-0"]
-
-
-def test_a_single_instance_is_replaced_in_place() -> None:
-    raw = cluster({"instances": 1})
-    pods = (replace(pods_of(raw, 1)[0], template_hash="old", user_hash="old"),)
-
-    assert deleted(decide(raw, pods)) == ["notes-0"]
-
-
-def test_a_new_operator_updates_only_when_it_is_this_clusters_turn() -> None:
-    waiting = decide(pods=outdated(0, 1, 2, **OLD_OPERATOR), slot_free=False)
-    going = decide(pods=outdated(0, 1, 2, **OLD_OPERATOR), slot_free=True)
-
-    assert (deleted(waiting), waiting.rolls) == ([], False)
-    assert (deleted(going), going.rolls) == (["notes-2"], True)
-    assert condition(waiting)["status"] == "True"
-
-
-def test_a_users_change_waits_for_nobodys_turn() -> None:
-    made = decide(pods=outdated(0, 1, 2), slot_free=False)
-
-    assert (deleted(made), made.rolls) == (["notes-2"], False)
-
-
-def test_no_pod_is_replaced_during_a_hand_off() -> None:
-    made = handed({}, OPEN | ASKED_NOW, pods=outdated(0, 1, 2), held=lease(handoff={"id": "a"}))
-
-    assert deleted(made) == []
 
 
 # -- scaling, nodes, hibernation --------------------------------------------------------

@@ -1,0 +1,128 @@
+"""Hand-offs: what is asked for, what is done once, and what is recorded."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile.actions import (
+    AnnotateLease,
+)
+from support.operator_cases import (
+    ASKED_LONG_AGO,
+    ASKED_NOW,
+    DONE,
+    NOW,
+    OPEN,
+    asked,
+    cluster,
+    condition,
+    decide,
+    handed,
+    lease,
+)
+
+
+def test_a_request_is_written_to_the_lease_and_recorded() -> None:
+    made = handed({names.ANNOTATION_HANDOFF_TO: "notes-2", names.ANNOTATION_HANDOFF_ID: "a"})
+
+    written = asked(made)
+    assert written is not None
+    assert (written["id"], written["to"], written["kind"]) == ("a", "notes-2", "handoff")
+    assert made.status["handoff"]["phase"] == "Requested"
+    assert made.status["targetPrimary"] == "notes-2"
+    assert condition(made)["reason"] == "SwitchoverInProgress"
+
+
+def test_who_asked_is_recorded() -> None:
+    fields = {"f:metadata": {"f:annotations": {f"f:{names.ANNOTATION_DEMOTE}": {}}}}
+    raw = cluster(annotations={names.ANNOTATION_DEMOTE: "*"}, managedFields=[{"manager": "argocd", "fieldsV1": fields}])
+    made = decide(raw)
+
+    assert made.status is not None
+    assert (made.status["handoff"]["kind"], made.status["handoff"]["requestedBy"]) == ("demote", "argocd")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "record", "history", "again"),
+    [
+        ({"to": "notes-2", "id": "a"}, DONE, [DONE], False),
+        ({"to": "notes-1", "id": "a"}, DONE, [DONE], False),
+        ({"to": "notes-2", "id": "b"}, DONE, [DONE], True),
+        ({"to": "notes-2", "id": "a"}, {**DONE, "id": "b"}, [{**DONE, "id": "b"}, DONE], False),
+        ({"to": "notes-2"}, {**DONE, "id": "handoff:notes-2"}, [], False),
+        ({"to": "notes-1"}, {**DONE, "id": "handoff:notes-2"}, [], True),
+        ({"to": "notes-2"}, {**DONE, "id": "handoff:notes-1"}, [{**DONE, "id": "handoff:notes-2"}], True),
+    ],
+)
+def test_an_id_is_done_once(annotations: dict[str, str], record: Any, history: Any, again: bool) -> None:
+    given = {names.ANNOTATION_HANDOFF_TO: annotations["to"]}
+    if "id" in annotations:
+        given[names.ANNOTATION_HANDOFF_ID] = annotations["id"]
+
+    assert (asked(handed(given, record, history=history)) is not None) is again
+
+
+def test_the_primarys_answer_ends_it_and_is_kept() -> None:
+    answer = {
+        "id": "a",
+        "from": "notes-0",
+        "to": "notes-2",
+        "phase": "Completed",
+        "durationMillis": 120,
+        "writeGapMillis": 80,
+    }
+    made = handed({}, OPEN | ASKED_NOW, held=lease(holder="notes-2_uid-2", result=answer))
+
+    assert made.status["handoff"]["phase"] == "Completed"
+    assert made.status["handoff"]["writeGapMillis"] == 80
+    assert made.status["handoff"]["requestedBy"] == "me"
+    assert made.status["history"] == [made.status["handoff"]]
+
+
+def test_what_nobody_answers_fails_and_is_taken_back() -> None:
+    made = handed({}, OPEN | ASKED_LONG_AGO, held=lease(handoff={"id": "a"}))
+
+    assert made.status["handoff"]["phase"] == "Failed"
+    assert AnnotateLease({names.ANNOTATION_HANDOFF: None}) in made.actions
+
+
+def test_a_request_that_a_new_lease_does_not_have_is_written_again() -> None:
+    assert asked(handed({}, OPEN | ASKED_NOW)) is not None
+
+
+def test_the_target_leads_although_the_old_primary_died_before_it_said_so() -> None:
+    asked_before = {"requestedAt": (NOW - dt.timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    made = handed({}, OPEN | asked_before, held=lease(holder="notes-2_uid-2", handoff={"id": "a"}))
+
+    assert made.status["handoff"]["phase"] == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("to", "phase"), [("notes-0", "Completed"), ("notes-7", "Failed"), ("notes-2", "Requested"), ("*", "Requested")]
+)
+def test_what_can_be_answered_without_the_sidecars_is(to: str, phase: str) -> None:
+    made = handed({names.ANNOTATION_HANDOFF_TO: to, names.ANNOTATION_HANDOFF_ID: "a"})
+
+    assert made.status["handoff"]["phase"] == phase
+    assert (asked(made) is not None) == (phase == "Requested")
+
+
+def test_the_history_is_bounded() -> None:
+    history = [{**DONE, "id": str(number)} for number in range(5)]
+    made = handed(
+        {names.ANNOTATION_HANDOFF_TO: "notes-9", names.ANNOTATION_HANDOFF_ID: "x"}, history[0], history=history
+    )
+
+    assert [one["id"] for one in made.status["history"]] == ["x", "0", "1", "2", "3"]
+
+
+def test_a_hand_off_that_a_stopped_pod_made_by_itself_is_recorded() -> None:
+    answer = {"id": "stop-3", "from": "notes-0", "to": "notes-1", "phase": "Completed", "writeGapMillis": 90}
+    made = handed({}, held=lease(holder="notes-1_uid-1", result=answer))
+
+    assert made.status["handoff"]["id"] == "stop-3"
+    assert asked(made) is None

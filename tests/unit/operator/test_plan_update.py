@@ -1,0 +1,132 @@
+"""Rolling updates: which pod is next, and what must be true before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sqlitecluster_operator.reconcile.observed import (
+    PodView,
+    StatefulSetView,
+)
+from support.operator_cases import (
+    ASKED_NOW,
+    OPEN,
+    asked,
+    changed,
+    cluster,
+    condition,
+    decide,
+    deleted,
+    handed,
+    lease,
+    pods_of,
+)
+
+OLD = {"template_hash": "old", "user_hash": "old"}
+OLD_OPERATOR = {"template_hash": "old"}
+
+
+def outdated(*ordinals: int, **change: str) -> tuple[PodView, ...]:
+    pods = pods_of(cluster())
+    return tuple(replace(pod, **(change or OLD)) if pod.ordinal in ordinals else pod for pod in pods)  # type: ignore[arg-type]
+
+
+def test_the_highest_replica_is_updated_first() -> None:
+    assert deleted(decide(pods=outdated(0, 1, 2))) == ["notes-2"]
+
+
+def test_then_the_next_one_but_only_when_all_do_their_part() -> None:
+    pods = outdated(0, 1)
+
+    assert deleted(decide(pods=pods)) == ["notes-1"]
+    assert deleted(decide(pods=changed(pods, 2, ready=False))) == []
+    assert deleted(decide(pods=changed(pods, 2, deleting=True))) == []
+    assert deleted(decide(pods=pods[:2])) == []
+
+
+def test_the_primary_hands_off_before_it_is_updated() -> None:
+    made = decide(pods=outdated(0))
+    written = asked(made)
+
+    assert deleted(made) == []
+    assert written is not None
+    assert written["to"] == "notes-1"
+    assert "update" in written["requestedBy"]
+
+
+def test_after_the_hand_off_the_old_primary_is_updated_as_a_replica() -> None:
+    pods = changed(changed(outdated(0), 0, role="replica"), 1, role="primary")
+
+    assert deleted(decide(pods=pods, held=lease(holder="notes-1_uid-1"))) == ["notes-0"]
+
+
+def test_a_pod_that_does_not_serve_is_updated_first_whatever_the_others_do() -> None:
+    pods = changed(changed(outdated(0, 1, 2), 1, ready=False), 2, ready=False)
+
+    assert deleted(decide(pods=pods)) == ["notes-2"]
+
+
+def test_pods_that_never_worked_are_updated_without_a_primary() -> None:
+    pods = tuple(replace(pod, ready=False, role="") for pod in outdated(0, 1, 2))
+
+    assert deleted(decide(pods=pods, held=lease(holder="", epoch=0))) == ["notes-2"]
+
+
+def test_no_pod_is_deleted_before_its_successor_would_be_new() -> None:
+    template = pods_of(cluster())[0].template_hash
+    unseen = StatefulSetView("u", 3, 3, template, settled=False)
+
+    assert deleted(decide(pods=outdated(0, 1, 2), stateful_set=unseen)) == []
+    assert deleted(decide(pods=outdated(0, 1, 2), stateful_set=StatefulSetView("u", 3, 3, "old"))) == []
+
+
+@pytest.mark.parametrize("kind", ["OnDelete", "Never"])
+def test_by_strategy_nothing_is_replaced(kind: str) -> None:
+    raw = cluster({"updateStrategy": {"type": kind}})
+    made = decide(raw, outdated(0, 1, 2))
+
+    assert deleted(made) == []
+    assert condition(made)["reason"] == "ClusterHealthy"
+    assert condition(made, "UpToDate")["reason"] == "ByStrategy"
+
+
+def test_supervised_waits_for_a_person() -> None:
+    raw = cluster({"updateStrategy": {"primary": "Supervised"}})
+    made = decide(raw, outdated(0))
+
+    assert (deleted(made), asked(made)) == ([], None)
+    assert condition(made)["reason"] == "WaitingForUser"
+
+
+def test_restart_replaces_the_primary_in_place() -> None:
+    assert deleted(decide(cluster({"updateStrategy": {"primary": "Restart"}}), outdated(0))) == ["notes-0"]
+
+
+def test_a_single_instance_is_replaced_in_place() -> None:
+    raw = cluster({"instances": 1})
+    pods = (replace(pods_of(raw, 1)[0], template_hash="old", user_hash="old"),)
+
+    assert deleted(decide(raw, pods)) == ["notes-0"]
+
+
+def test_a_new_operator_updates_only_when_it_is_this_clusters_turn() -> None:
+    waiting = decide(pods=outdated(0, 1, 2, **OLD_OPERATOR), slot_free=False)
+    going = decide(pods=outdated(0, 1, 2, **OLD_OPERATOR), slot_free=True)
+
+    assert (deleted(waiting), waiting.rolls) == ([], False)
+    assert (deleted(going), going.rolls) == (["notes-2"], True)
+    assert condition(waiting)["status"] == "True"
+
+
+def test_a_users_change_waits_for_nobodys_turn() -> None:
+    made = decide(pods=outdated(0, 1, 2), slot_free=False)
+
+    assert (deleted(made), made.rolls) == (["notes-2"], False)
+
+
+def test_no_pod_is_replaced_during_a_hand_off() -> None:
+    made = handed({}, OPEN | ASKED_NOW, pods=outdated(0, 1, 2), held=lease(handoff={"id": "a"}))
+
+    assert deleted(made) == []
