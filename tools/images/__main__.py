@@ -1,4 +1,4 @@
-"""``python -m images rootfs|archives|references [IMAGE …]``: see the package's docstring."""
+"""``python -m images rootfs|archives|references [IMAGE …]`` or ``platforms``: see the package's docstring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from images import archive
+from images import archive, platforms
 from images.interpreter import MissingError
 from images.libraries import LibraryError
 from images.recipes import BUILD, RECIPES, Recipe, architecture, version
@@ -17,11 +17,14 @@ from images.recipes import BUILD, RECIPES, Recipe, architecture, version
 def main() -> int:
     """Run a command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="images", description=__doc__)
-    parser.add_argument("command", choices=["rootfs", "archives", "references"])
+    parser.add_argument("command", choices=["rootfs", "archives", "references", "platforms"])
     parser.add_argument("image", nargs="*", help="default: all")
     arguments = parser.parse_args()
     wanted = [recipe for recipe in RECIPES if not arguments.image or recipe.name in arguments.image]
     try:
+        if arguments.command == "platforms":
+            platforms.write()
+            return 0
         for recipe in wanted:
             {"rootfs": rootfs, "archives": save, "references": reference}[arguments.command](recipe)
     except (MissingError, LibraryError) as error:

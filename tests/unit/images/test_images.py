@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images import archive, bytecode, distributions, recipes
+from images import archive, bytecode, distributions, platforms, recipes
 from images.archive import ImageConfig
 from images.interpreter import MissingError
 from images.tree import Entry, Tree, normal
@@ -142,3 +142,14 @@ def test_an_entry_reads_from_where_it_comes(tmp_path: Path) -> None:
     assert Entry(source=tmp_path / "x").read() == b"1"
     assert Entry(data=b"2").read() == b"2"
     assert Entry().is_folder
+
+
+@pytest.mark.parametrize("lock", ["sidecar.txt", "operator.txt"])
+def test_the_lock_resolves_every_package_for_both_architectures(lock: str) -> None:
+    table = json.loads(platforms.PATH.read_text())[lock]
+    wanted = platforms.blocks(recipes.ROOT / "requirements" / lock)
+    assert set(table) == {"amd64", "arm64"}
+    for files in table.values():
+        assert set(files) == set(wanted), "make lock"
+        for name, file in files.items():
+            assert file == "source" or f"--hash={file.split()[1]}" in wanted[name], f"{name}: make lock"
