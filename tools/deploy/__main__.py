@@ -91,7 +91,8 @@ def install(to: Target, tags: dict[str, str], *more: str) -> None:
     settings = [part for key, value in values.items() for part in ("--set-string", f"{key}={value}")]
     further = os.environ.get("DEPLOY_VALUES")
     files = ["--values", further] if further else []
-    options = ["--install", "--create-namespace", "--wait", "--timeout", f"{WAIT_S}s"]
+    # The definition may be there already, applied by hand or from install.yaml.
+    options = ["--install", "--take-ownership", "--create-namespace", "--wait", "--timeout", f"{WAIT_S}s"]
     run(to.helm("upgrade", RELEASE, str(CHART), *options, *settings, *files, *more))
 
 
