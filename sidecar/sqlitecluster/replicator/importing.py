@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import LockTimeout, StoreError, WaitTimeout
 from sqlitecluster.replication.position import Position
-from sqlitecluster.replicator import through
+from sqlitecluster.replicator import import_child, through
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import State, Word
 from sqlitecluster.sqlitefmt.dbheader import HEADER_SIZE, DatabaseHeader
@@ -34,47 +32,7 @@ log = logging.getLogger(__name__)
 
 IMPORT_S: Final = 600.0
 CAPTURED_S: Final = 60.0
-_LOCKED: Final = 75  # EX_TEMPFAIL
-_SCRIPT: Final = """
-import os, sqlite3, sys
-source_path, target_path, work_path, timeout = sys.argv[1:5]
-
-def open_source(path):
-    return sqlite3.connect(f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=ro&immutable=1", uri=True)
-
-def repaged(source, size):
-    work = sqlite3.connect(work_path, isolation_level=None)
-    source.backup(work)
-    for statement in ("journal_mode=DELETE", "synchronous=OFF", f"page_size={size}"):
-        work.execute(f"PRAGMA {statement}").fetchall()
-    work.execute("VACUUM")
-    work.close()
-    return open_source(work_path)
-
-def main():
-    source = open_source(source_path)
-    target = sqlite3.connect(target_path, timeout=float(timeout), isolation_level=None)
-    size, wanted = (db.execute("PRAGMA page_size").fetchone()[0] for db in (target, source))
-    mode = target.execute("PRAGMA journal_mode").fetchone()[0]
-    if mode == "wal" and size != wanted and target.execute("PRAGMA page_count").fetchone()[0]:
-        target.execute("PRAGMA busy_timeout=500")
-        try:
-            mode = target.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
-        except sqlite3.OperationalError:
-            mode = "wal"
-        if mode == "wal":
-            source = repaged(source, size)
-    target.execute("BEGIN IMMEDIATE")
-    target.execute("ROLLBACK")
-    source.backup(target)
-    target.close()
-
-try:
-    main()
-except sqlite3.OperationalError as error:
-    print(error, file=sys.stderr)
-    sys.exit(75 if "locked" in str(error) else 1)
-"""
+_BUSY_S: Final = 10.0
 
 
 def import_image(node: NodeServices, name: str, path: Path, timeout_s: float = IMPORT_S) -> Position:
@@ -94,17 +52,16 @@ def import_image(node: NodeServices, name: str, path: Path, timeout_s: float = I
     through.make_folders(target.parent)
     os.close(through.open_fd(target, os.O_RDWR | os.O_CREAT, 0o644))  # made by us it is the programs', not ours
     work = path.with_name(path.name + ".pages")
-    command = [sys.executable, "-I", "-c", _SCRIPT, str(path), str(target), str(work), "10"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired as late:
+        status, text = through.run_import(path, target, work, _BUSY_S, timeout_s)
+    except TimeoutError as late:
         raise LockTimeout(f"{name}: programs kept it locked; the import was given up") from late
     finally:
         work.unlink(missing_ok=True)
-    if done.returncode == _LOCKED:
-        raise LockTimeout(f"{name}: {done.stderr.strip()[-200:]}")
-    if done.returncode:
-        raise StoreError(f"{name}: import failed: {done.stderr.strip()[-200:]}")
+    if status == import_child.LOCKED:
+        raise LockTimeout(f"{name}: {text[-200:]}")
+    if status != import_child.DONE:
+        raise StoreError(f"{name}: import failed: {text[-200:]}")
     return wait_captured(node, name)
 
 

@@ -14,13 +14,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
 from sqlitecluster.errors import LockTimeout
+from sqlitecluster.replicator import import_child
 
 _ANSWER_BYTES: Final = 60_000
 _ANSWER_S: Final = 60.0  # a hot journal may be large; the mount itself answers in milliseconds
@@ -148,6 +153,39 @@ def make_folders(folder: Path) -> None:
         for path in [*reversed(above), folder]:
             with contextlib.suppress(FileExistsError):
                 opener.ask("mkdir", path, mode=0o777)
+
+
+def run_import(source: Path, target: Path, work: Path, busy_s: float, limit_s: float) -> tuple[int, str]:
+    """Run ``import_child`` in a process of its own; its status and words.
+
+    Raises:
+        TimeoutError: it did not end in time, and was ended.
+    """
+    if _opener is not None and _opener.covers(target):
+        more = {"source": str(source), "work": str(work), "busyS": busy_s, "limitS": limit_s}
+        _, fd = _opener.ask("import", target, **more)
+        return _import_result(fd, limit_s)
+    command = [sys.executable, "-I", import_child.__file__, str(source), str(target), str(work), str(busy_s)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise TimeoutError("the import took too long") from late
+    return done.returncode, done.stderr.strip()
+
+
+def _import_result(fd: int, limit_s: float) -> tuple[int, str]:
+    """What the opener's child writes before it ends; nothing when it was ended."""
+    deadline, data = time.monotonic() + limit_s + _ANSWER_S, b""
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        while select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            part = file.read(_ANSWER_BYTES)
+            if not part:
+                break
+            data += part
+    if not data:
+        raise TimeoutError("the import took too long")
+    status, text = json.loads(data)
+    return int(status), str(text)
 
 
 def roll_back(database: Path) -> None:

@@ -11,13 +11,15 @@ Rules:
        Tokens are files of the configured folders, nothing else.
     2. One request at a time: SQLite runs here when it plays a journal back, and closing any
        other descriptor of that file would release its locks.
-    3. Its pid is a replicator's to the mount (word OPENER_PID). It holds no ``/dev/fuse``.
+    3. Imports are done by a fork, which is a program like any other to the mount.
+    4. Its pid is a replicator's to the mount (word OPENER_PID). It holds no ``/dev/fuse``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import socket
@@ -28,20 +30,29 @@ from sqlitecluster.supervisor.datagrams import Message
 STAT_FIELDS = 10  # what os.stat_result needs
 
 
-def start(sock: socket.socket, mount_dir: str, uid: int, gid: int, token_dirs: tuple[str, ...] = ()) -> int:
+class Limits:
+    """What an opener may touch: files below ``mount_dir``, tokens, and imports' sources below ``data_dir``."""
+
+    __slots__ = ("data_dir", "mount_dir", "token_dirs")
+
+    def __init__(self, mount_dir: str, data_dir: str = "", token_dirs: tuple[str, ...] = ()) -> None:
+        self.mount_dir, self.data_dir, self.token_dirs = mount_dir, data_dir, token_dirs
+
+
+def start(sock: socket.socket, limits: Limits, uid: int, gid: int) -> int:
     """Fork an opener that serves ``sock``; returns its pid."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             _become_child(parent, sock.fileno(), uid, gid)
-            serve(sock, mount_dir, token_dirs)
+            serve(sock, limits)
         finally:
             os._exit(0)
     return pid
 
 
-def serve(sock: socket.socket, mount_dir: str, token_dirs: tuple[str, ...]) -> None:
+def serve(sock: socket.socket, limits: Limits) -> None:
     """Answer until the other end is closed by everybody."""
     while (received := datagrams.receive(sock)) is not None:
         message, _ = received
@@ -49,9 +60,9 @@ def serve(sock: socket.socket, mount_dir: str, token_dirs: tuple[str, ...]) -> N
         fds: list[int] = []
         try:
             if message["op"] == "token":
-                fds.append(_token(str(message["path"]), token_dirs))
+                fds.append(_token(str(message["path"]), limits.token_dirs))
             else:
-                with contextlib.closing(_Place(mount_dir, str(message["path"]))) as place:
+                with contextlib.closing(_Place(limits, str(message["path"]))) as place:
                     _WORK[message["op"]](place, message, answer, fds)
         except OSError as error:
             answer["errno"] = error.errno
@@ -70,7 +81,8 @@ def _token(path: str, token_dirs: tuple[str, ...]) -> int:
 class _Place:
     """The folder that a name stands in, open, and the name."""
 
-    def __init__(self, mount_dir: str, path: str) -> None:
+    def __init__(self, limits: Limits, path: str) -> None:
+        mount_dir, self.data_dir = limits.mount_dir, limits.data_dir
         *folders, self.name = path.split("/")
         if not self.name or any(part in ("", ".", "..") for part in (*folders, self.name)):
             raise PermissionError(errno.EPERM, "no path below the mount point")
@@ -119,7 +131,33 @@ def _roll_back(place: _Place, message: Message, answer: Message, fds: list[int])
             answer["failed"] = str(error)
 
 
-_WORK = {"open": _open, "stat": _stat, "unlink": _unlink, "mkdir": _mkdir, "roll-back": _roll_back}
+def _import(place: _Place, message: Message, answer: Message, fds: list[int]) -> None:
+    """Have a fork copy a database, which takes as long as programs let it; its result comes through a pipe."""
+    source, work = str(message["source"]), str(message["work"])
+    inside = os.path.realpath(place.data_dir) + "/"
+    for path in (source, work):
+        if not f"{os.path.realpath(os.path.dirname(path))}/".startswith(inside):
+            raise PermissionError(errno.EPERM, "no path below the data directory")
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    if os.fork() == 0:
+        try:
+            linux.die_with_parent(signal.SIGKILL)
+            os.closerange(3, writer)
+            os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+            signal.alarm(int(message["limitS"]) + 1)
+            if os.getppid() == parent:
+                from sqlitecluster.replicator import import_child
+
+                result = import_child.run(source, place.path, work, float(message["busyS"]))
+                os.write(writer, json.dumps(result).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    fds.append(reader)
+
+
+_WORK = {"import": _import, "open": _open, "stat": _stat, "unlink": _unlink, "mkdir": _mkdir, "roll-back": _roll_back}
 
 
 def _quoted(path: str) -> str:
@@ -130,6 +168,7 @@ def _become_child(parent: int, keep_fd: int, uid: int, gid: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # ends by end of file, after the replicator
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # imports are not waited for
     linux.name_process("sqlc-opener")
     os.closerange(3, keep_fd)  # above all /dev/fuse and the life-line
     os.closerange(keep_fd + 1, os.sysconf("SC_OPEN_MAX"))

@@ -31,9 +31,9 @@ class OpenerWorker:
         """Fork one; unless the node is being stopped."""
         if self._retired or self.pid:
             return
-        self.pid = opener.start(
-            self._theirs, self._node.settings.mount_dir, *self._user, self._node.settings.token_dirs
-        )
+        settings = self._node.settings
+        limits = opener.Limits(settings.mount_dir, settings.data_dir, settings.token_dirs)
+        self.pid = opener.start(self._theirs, limits, *self._user)
         self._pidfd = os.pidfd_open(self.pid)
         self._started_s = self._node.loop.now()
         self._node.shared[words.OPENER_PID] = self.pid

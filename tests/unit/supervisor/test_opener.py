@@ -14,6 +14,7 @@ import pytest
 from sqlitecluster.errors import LockTimeout
 from sqlitecluster.replicator import through
 from sqlitecluster.supervisor import datagrams, opener, privileges
+from sqlitecluster.supervisor.opener import Limits
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def asked(folder: Path) -> Iterator[through.Opener]:
     ours, theirs = datagrams.pair()
-    pid = opener.start(theirs, str(folder), UID, UID)
+    pid = opener.start(theirs, Limits(str(folder), str(folder.parent / "data")), UID, UID)
     theirs.close()
     yield through.Opener(ours.detach(), folder)
     with contextlib.suppress(ProcessLookupError):
@@ -82,7 +83,7 @@ def test_links_and_ways_up_are_refused(asked: through.Opener, folder: Path, path
 
 def test_it_has_one_capability_and_gets_no_other(folder: Path) -> None:
     ours, theirs = datagrams.pair()
-    pid = opener.start(theirs, str(folder), UID, UID)
+    pid = opener.start(theirs, Limits(str(folder), str(folder.parent / "data")), UID, UID)
     answers = through.Opener(ours.detach(), folder)
     answers.ask("stat", folder / "a.db")  # it has become who it is
     status = dict(
@@ -152,7 +153,7 @@ def test_only_tokens_of_the_configured_folders_are_handed_out(folder: Path, tmp_
     (tokens / "token").write_text("secret")
     (tokens / "token").chmod(0o600)
     ours, theirs = datagrams.pair()
-    pid = opener.start(theirs, str(folder), UID, UID, (str(tokens),))
+    pid = opener.start(theirs, Limits(str(folder), token_dirs=(str(tokens),)), UID, UID)
     asked = through.Opener(ours.detach(), folder)
     fd = asked.token(tokens / "token")
     assert os.read(fd, 100) == b"secret"
@@ -165,3 +166,35 @@ def test_only_tokens_of_the_configured_folders_are_handed_out(folder: Path, tmp_
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     theirs.close()
+
+
+def make(path: Path, value: str) -> Path:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t(x)")
+        connection.execute("INSERT INTO t VALUES (?)", (value,))
+        connection.commit()
+    return path
+
+
+def test_a_database_that_is_closed_to_its_user_is_replaced_by_an_import(folder: Path, asked: through.Opener) -> None:
+    incoming = folder.parent / "data/incoming"
+    incoming.mkdir(parents=True)
+    os.chown(incoming, UID, UID)
+    target = make(folder / "t.db", "old")
+    os.chown(target, 1000, 1000)
+    target.chmod(0o600)
+    through.use(asked)
+    try:
+        result = through.run_import(make(incoming / "x", "new"), target, incoming / "work", 1.0, 60.0)
+        with pytest.raises(PermissionError):
+            through.run_import(folder / "a.db", target, incoming / "work", 1.0, 60.0)
+        writer = sqlite3.connect(target, isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        locked = through.run_import(incoming / "x", target, incoming / "work", 0.1, 60.0)
+        writer.close()
+    finally:
+        through.use(None)
+    assert result == (0, "")
+    assert locked[0] == 75
+    with contextlib.closing(sqlite3.connect(target)) as connection:
+        assert connection.execute("SELECT x FROM t").fetchall() == [("new",)]
