@@ -80,8 +80,8 @@ def deployed() -> Iterator[Cluster]:
 
 
 def image(name: str) -> str:
-    """The reference of an image of this checkout (after ``deployed()``)."""
-    return references(ARCHIVES / f"{name}.tar")[0]
+    """The reference of an image of this checkout, by its content (after ``deployed()``)."""
+    return references(ARCHIVES / f"{name}.tar")[-1]
 
 
 def kubectl(*arguments: str, text: str | None = None, limit_s: float = 60.0) -> str:

@@ -92,7 +92,8 @@ def install(to: Target, tags: dict[str, str], *more: str) -> None:
     further = os.environ.get("DEPLOY_VALUES")
     files = ["--values", further] if further else []
     # The definition may be there already, applied by hand or from install.yaml.
-    options = ["--install", "--take-ownership", "--create-namespace", "--wait", "--timeout", f"{WAIT_S}s"]
+    options = ["--install", "--take-ownership", "--force-conflicts", "--create-namespace"]
+    options += ["--wait", "--timeout", f"{WAIT_S}s"]
     run(to.helm("upgrade", RELEASE, str(CHART), *options, *settings, *files, *more))
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from localcluster import cgroups, machine, network, orphans, processes, programs
+from localcluster import cgroups, images, machine, network, orphans, processes, programs
 from localcluster.client import Client
 from localcluster.errors import ClusterError
 from localcluster.layout import DEFAULT_STATE, Layout, Node
@@ -137,14 +137,34 @@ class Cluster:
         self._say(f"loaded into {len(running)} nodes: {', '.join(path.name for path in archives)}")
 
     def _import(self, process: NodeProcess, archives: Sequence[Path]) -> None:
+        stored = self._stored(process)
         for archive in archives:
-            command = process.command("ctr", "-n", "k8s.io", "images", "import", "-")
-            with archive.open("rb") as content:
+            *names, content = map(images.qualified, images.references(archive))  # the last tag says what is inside
+            if content in stored:
+                self._tag(process, content, names)
+                continue
+            command = self._ctr(process, "import", "-")
+            with archive.open("rb") as opened:
                 done = subprocess.run(
-                    command, stdin=content, capture_output=True, text=True, timeout=IMPORT_LIMIT_S, check=False
+                    command, stdin=opened, capture_output=True, text=True, timeout=IMPORT_LIMIT_S, check=False
                 )
             if done.returncode:
                 raise ClusterError(f"{process.node.name} refuses {archive}: {done.stderr.strip()}")
+
+    def _tag(self, process: NodeProcess, content: str, names: Sequence[str]) -> None:
+        for name in names:
+            command = self._ctr(process, "tag", "--force", content, name)
+            subprocess.run(command, capture_output=True, timeout=IMPORT_LIMIT_S, check=True)
+
+    def _ctr(self, process: NodeProcess, *arguments: str) -> list[str]:
+        return process.command("ctr", "-n", "k8s.io", "images", *arguments)
+
+    def _stored(self, process: NodeProcess) -> set[str]:
+        """References of the images that a node has."""
+        done = subprocess.run(
+            self._ctr(process, "ls", "-q"), capture_output=True, text=True, timeout=IMPORT_LIMIT_S, check=False
+        )
+        return set(done.stdout.split())
 
     # Failures.
 

@@ -99,6 +99,14 @@ def references(archive: Path) -> list[str]:
         return [str(tag) for image in json.load(content) for tag in image["RepoTags"]]
 
 
+def qualified(reference: str) -> str:
+    """A reference as containerd writes it, with its registry."""
+    first, slash, _rest = reference.partition("/")
+    if not slash:
+        return f"docker.io/library/{reference}"
+    return reference if "." in first or ":" in first else f"docker.io/{reference}"
+
+
 BUSYBOX_COMMANDS = (
     *("sh", "sleep", "cat", "ls", "echo", "httpd", "wget", "nslookup", "ip", "id", "touch", "rm", "env", "test"),
     *(
