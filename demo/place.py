@@ -72,7 +72,7 @@ class Place:
     def deploy(self) -> dict[str, str]:
         """The operator as of this checkout, as ``make deploy`` brings it; the tags of the images."""
         assert self._to is not None
-        known = self._quietly(self._to.helm("status", deploy.RELEASE))
+        known = self._quietly(self._to.helm("status", deploy.RELEASE)) or (self.local is None and self._served())
         self._defined = not self._says("get", "crd", CRD)
         try:
             tags = deploy.build_images()
@@ -84,6 +84,11 @@ class Place:
         except deploy.CannotDeployError as error:
             raise CannotPlayError(str(error)) from None
         return tags
+
+    def _served(self) -> bool:
+        """Whether somebody's operator runs in the cluster: a second one would be in its way."""
+        which = ("--all-namespaces", "--selector", "app.kubernetes.io/name=sqlitecluster")
+        return bool(self.get("deployments", *which)["items"])
 
     def leave(self) -> None:
         """Undo what was done, in reverse; says what it could not undo."""
