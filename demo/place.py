@@ -87,7 +87,7 @@ class Place:
 
     def _served(self) -> bool:
         """Whether somebody's operator runs in the cluster: a second one would be in its way."""
-        which = ("--all-namespaces", "--selector", "app.kubernetes.io/name=sqlitecluster")
+        which = ("--all-namespaces", "--selector", "app.kubernetes.io/name=sqlitecluster-operator")
         return bool(self.get("deployments", *which)["items"])
 
     def leave(self) -> None:

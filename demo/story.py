@@ -240,7 +240,7 @@ class Story:
 
     def _operator_node(self) -> str:
         where = ("--namespace", self._place.operator_namespace, "pods")
-        found = self._place.get(*where, "--selector", "app.kubernetes.io/name=sqlitecluster")["items"]
+        found = self._place.get(*where, "--selector", "app.kubernetes.io/name=sqlitecluster-operator")["items"]
         return next((str(pod["spec"].get("nodeName")) for pod in found), "")
 
     def _status(self) -> dict[str, Any]:
