@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from demo.watching import Gap, Row, cell, longest_gap, parse, table_line
 
 
