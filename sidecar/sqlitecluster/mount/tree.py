@@ -217,9 +217,10 @@ class Tree:
             del self._nodes[file.ino]
 
     def release_orphan(self, file: File) -> None:
-        """The last handle of an unlinked file was closed."""
+        """The last handle of an unlinked file was closed. An unlinked WAL stays: the replicator removes it."""
+        layout = self.context.layout
         with contextlib.suppress(FileNotFoundError):
-            if "/orphans/" in file.path or file.path.endswith(".gone"):
+            if file.path.startswith((f"{layout.data}/orphans/", f"{layout.runtime}/shm/")):
                 os.unlink(file.path)
         self.forget(file)
 

@@ -163,3 +163,22 @@ def test_the_process_ends_when_its_supervisor_is_gone(mounted: Make) -> None:
     node = mounted()
     node.cut_lifeline()
     node.wait_dead()
+
+
+def test_a_log_that_is_deleted_under_a_successor_stays_until_it_is_captured(mounted: Make) -> None:
+    """The successor does not count the handles of its predecessor: the kernel's FORGET comes right after the unlink."""
+    node = mounted(capture=False)
+    program = Program(node.mnt / "a.db")
+    program.execute("PRAGMA journal_mode=WAL")
+    program.execute("CREATE TABLE t (x)")
+    node.kill()
+    node.serve()
+    program.execute("INSERT INTO t VALUES (1)")
+    program.close()
+    folder = node.data / "dbs" / "a.db"
+    assert [path for path in folder.glob("wal.*.gone") if path.stat().st_size]
+    for _ in range(20):  # the kernel has said everything about the old inode by then
+        os.stat(node.mnt / "a.db")
+        (node.mnt / ".other").touch()
+        (node.mnt / ".other").unlink()
+    assert [path for path in folder.glob("wal.*.gone") if path.stat().st_size]
