@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 AUDIT_EVERY: Final = 4
 """Resyncs between two comparisons of everything."""
 RETRY_S: Final = 1.0
+STOP_S: Final = 10.0
 
 
 class Operator:
@@ -87,16 +88,16 @@ class Operator:
         lead = asyncio.create_task(self._lead(), name="lead")
         keep = asyncio.create_task(self._elector.keep(), name="keep")
         await self._first(lead, keep)
-        lost = keep.done() or lead.done()
-        if lead.done() and lead.exception() is not None:
-            log.error("the operator cannot go on", exc_info=lead.exception())
+        lost = keep.done()  # then at once: another operator may lead from now on
         self._stop.set()
         keep.cancel()
-        if lost:
-            return 1  # at once: another operator may lead from now on
-        await asyncio.wait({lead}, timeout=10)
+        if not lost:
+            await asyncio.wait({lead}, timeout=STOP_S)
+        failure = lead.exception() if lead.done() and not lead.cancelled() else None
         lead.cancel()
-        return 0
+        if failure is not None:
+            log.error("the operator cannot go on: %s", failure, exc_info=failure)
+        return 1 if lost or failure is not None else 0
 
     async def _first(self, *tasks: asyncio.Task[None]) -> bool:
         """Wait for one of the tasks, or for the stop; whether it was a task."""
@@ -110,6 +111,7 @@ class Operator:
         return stop not in done
 
     async def _lead(self) -> None:
+        """Watch and work. Ends with the stop, also when kopf took the signal: it puts its own handlers in place."""
         watched = await self._watchable()
         self._liveness.heard(time.monotonic())
         async with asyncio.TaskGroup() as group:
