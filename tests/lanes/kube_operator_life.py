@@ -264,33 +264,6 @@ def hibernate_suspend_and_fence(run: lane.Run) -> None:
 
 
 @case
-def an_invalid_spec_touches_nothing(run: lane.Run) -> None:
-    """An illegal object that passed an older CRD changes nothing of what runs."""
-    with scene(run.new_folder("invalid")) as made:
-        made.apply()
-        made.ready()
-        before = made.get("statefulset/notes")["metadata"]["generation"]
-        whole = json.loads(kube.kubectl("get", "crd", "sqliteclusters.sqlitecluster.dev", "-o", "json"))
-        del whole["metadata"]["resourceVersion"], whole["metadata"]["managedFields"]
-        loose = json.loads(json.dumps(whole))
-        loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = {
-            "type": "object",
-            "x-kubernetes-preserve-unknown-fields": True,
-        }
-        try:
-            kube.kubectl("replace", "-f", "-", text=json.dumps(loose))
-            made.until("it is let through", lambda: _try(made, '{"spec":{"instances":0,"storage":{"size":"1Ki"}}}'))
-            found = made.reason("InvalidSpec")
-            assert "size" in found["message"] or "instances" in found["message"], found
-            assert made.get("statefulset/notes")["metadata"]["generation"] == before
-            assert len(made.pods()) == 3
-            made.patch('{"spec":{"instances":3,"storage":{"size":"64Mi"}}}')
-            made.ready()
-        finally:
-            kube.kubectl("replace", "-f", "-", text=json.dumps(whole))
-
-
-@case
 def a_pod_that_the_namespace_refuses(run: lane.Run) -> None:
     """Pod Security baseline: the server's words and the cure; healed when the label is gone."""
     labels = {"pod-security.kubernetes.io/enforce": "baseline"}
@@ -339,8 +312,3 @@ def _marks(made: Scene) -> list[str]:
 
 def _fence(made: Scene) -> str:
     return str(made.get("lease/notes")["metadata"]["annotations"].get(names.ANNOTATION_FENCED, ""))
-
-
-def _try(made: Scene, body: str) -> bool:
-    made.patch(body)
-    return True
