@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ def scene(
     folder: Path, *, start: bool = True, play: bool = True, labels: Mapping[str, str] | None = None
 ) -> Iterator[Scene]:
     """A namespace with an operator for it alone; everything ends with the scene."""
-    with kube.cluster() as running, kube.namespace("operator", labels, wait=False) as namespace:
+    with kube.cluster() as running, others_paused(), kube.namespace("operator", labels, wait=False) as namespace:
         install_crd()
         proxy = FaultProxy(running.kubeconfig, folder)
         operator = OperatorProcess(folder, proxy.start(), (namespace,), namespace, *FAST)
@@ -147,6 +148,30 @@ def release(namespace: str, name: str) -> None:
     kube.kubectl(
         "-n", namespace, "patch", "sqlitecluster", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
     )  # fmt: skip
+
+
+@contextmanager
+def others_paused() -> Iterator[None]:
+    """Operators that are deployed for all namespaces would look after the scene's clusters too: they rest so long."""
+    ours = ("-l", "app.kubernetes.io/name=sqlitecluster-operator")
+    found = json.loads(kube.kubectl("get", "deployments.apps", "--all-namespaces", *ours, "-o", "json"))
+    resting = [
+        one["metadata"]
+        for one in found["items"]
+        if one["spec"].get("replicas") and not _is_namespaced(one["spec"]["template"]["spec"]["containers"][0])
+    ]
+    for meta in resting:
+        kube.kubectl("-n", meta["namespace"], "scale", "deployment", meta["name"], "--replicas=0")
+        kube.kubectl("-n", meta["namespace"], "wait", "pod", "--for=delete", *ours, "--timeout=60s", limit_s=70)
+    try:
+        yield
+    finally:
+        for meta in resting:
+            kube.kubectl("-n", meta["namespace"], "scale", "deployment", meta["name"], "--replicas=1")
+
+
+def _is_namespaced(container: Mapping[str, Any]) -> bool:
+    return any(str(one).startswith("--namespace") for one in container.get("args") or ())
 
 
 def install_crd() -> None:
