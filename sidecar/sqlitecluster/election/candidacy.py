@@ -60,7 +60,7 @@ def next_epoch(claim: Claim, record: LeaseRecord, answer: PeersAnswered, known_e
 
 def may_lead(node: NodeState, record: LeaseRecord, now: Instant) -> bool:
     """Whether a node is allowed to be the primary at all."""
-    if not node.candidate or record.ineligible.get(node.pod, 0) > now.real_ns:
+    if not node.candidate or not record.may_lead(node.pod, now.real_ns):
         return False
     return not (record.cluster_id and node.cluster_id and node.cluster_id != record.cluster_id)
 

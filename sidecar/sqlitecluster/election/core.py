@@ -76,6 +76,7 @@ class ElectorCore:
         self._result: HandOffResult | None = None
         self._releasing = False
         self._reported: set[str] = set()
+        self._fenced = False
 
     def promised(self, epoch: int, cluster_id: str = "") -> None:
         """The newest epoch that this node knows durably: none up to it can begin here. Told before each event."""
@@ -96,6 +97,12 @@ class ElectorCore:
 
     def _do(self, action: Action) -> None:
         self._out.append(action)
+
+    def _open_fence(self) -> None:
+        """Let programs write up to the fence, unless people forbid it."""
+        record = self.seen.record
+        self._fenced = record is not None and record.is_fenced(self.me.pod)
+        self._do(SetFence(NEVER if self._fenced else self.fence))
 
     def _report(self, code: str, message: str) -> None:
         if message or code in self._reported:

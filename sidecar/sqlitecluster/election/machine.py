@@ -37,7 +37,6 @@ from sqlitecluster.election.messages import (
     NotOpened,
     Opened,
     PeersAnswered,
-    SetFence,
     Terminate,
 )
 from sqlitecluster.election.record import FINAL, LeaseRecord
@@ -172,6 +171,7 @@ class Elector(Giving, Taking):
             self._must_read = self._must_read or self._has_news(record)
             return
         self._report("LeaseMissing", "")
+        self._report_fence(record)
         attempt = self.seen.resolve(record)
         self._learn(record, event.received)
         if self.is_primary:
@@ -206,7 +206,13 @@ class Elector(Giving, Taking):
 
     def _has_news(self, record: LeaseRecord) -> bool:
         """Whether a watch tells a primary something that its own renewals do not."""
+        if record.is_fenced(self.me.pod) != self._fenced:
+            return True
         return record.holder != str(self.me) or record.epoch != self.epoch or record.pending is not None
+
+    def _report_fence(self, record: LeaseRecord) -> None:
+        why = "spec.fence names this pod: it does not write, lead nor serve until it is taken out"
+        self._report("Fenced", why if record.is_fenced(self.me.pod) else "")
 
     def _no_lease(self, event: LeaseRead) -> None:
         if event.watched:
@@ -222,7 +228,7 @@ class Elector(Giving, Taking):
         self.fence = sent.plus(self._fence_ns)
         transfer = self.transfer
         if transfer is None or not transfer.swapped or transfer.phase is Phase.ABORTING:
-            self._do(SetFence(self.fence))
+            self._refence()
         written = self.seen.record is not None and self._result == self.seen.record.result
         if written:
             self._result = None
@@ -235,6 +241,15 @@ class Elector(Giving, Taking):
             target = transfer.target.pod if transfer.target else ""
             self._do(Drain(target, max(0.0, now.until(transfer.deadline) / 1e9)))
 
+    def _refence(self) -> None:
+        """After a renewal. A fence that people lifted is opened by a new epoch: what met it is settled first."""
+        before = self._fenced
+        record = self.seen.record
+        if before and record is not None and not record.is_fenced(self.me.pod):
+            self._fenced, self._reclaim = False, True
+        else:
+            self._open_fence()
+
     def _read_as_primary(self, record: LeaseRecord, sent: Instant | None, now: Instant) -> None:
         """What a primary reads after a conflict, a failure, or when told of news."""
         mine, self._reclaim = record.holder == str(self.me), False
@@ -242,7 +257,7 @@ class Elector(Giving, Taking):
             if sent is not None and not now.passed(sent.plus(self._fence_ns)):
                 self.fence = max(self.fence, sent.plus(self._fence_ns), key=lambda f: f.boot_ns)
                 if self.transfer is None or not self.transfer.swapped:
-                    self._do(SetFence(self.fence))
+                    self._refence()
             self._next = now
             return
         if mine and sent is not None and record.epoch > self.epoch:  # our own reclaim landed

@@ -29,6 +29,9 @@ HANDLED: Final = PREFIX + "handoff-handled"
 RESULT: Final = PREFIX + "handoff-result"
 INELIGIBLE: Final = PREFIX + "ineligible"
 RELEASED: Final = PREFIX + "released"
+FENCED: Final = PREFIX + "fenced"
+BARRED: Final = PREFIX + "barred"
+EVERYBODY: Final = "*"
 
 EPOCH_MAX: Final = 1 << 60
 _TEXT_MAX: Final = 4096
@@ -163,6 +166,10 @@ class LeaseRecord:
     result: HandOffResult | None = None
     ineligible: Mapping[str, int] = field(default_factory=dict)
     """Pods that must not take over before a moment (wall clock, ns)."""
+    fenced: frozenset[str] = frozenset()
+    """Pods that must not write, lead nor serve (``*``: all); the operator writes it, from ``spec.fence``."""
+    barred: frozenset[str] = frozenset()
+    """Pods that may not become the primary (``*``: all); the operator writes it, from ``spec.primary.candidates``."""
     released: bool = False
     """The last holder gave the Lease up: it may be taken at once."""
     resource_version: str = ""
@@ -187,6 +194,14 @@ class LeaseRecord:
     def pod(self) -> str:
         """Name of the holder's pod; empty when there is none."""
         return Holder.parse(self.holder).pod
+
+    def is_fenced(self, pod: str) -> bool:
+        """Whether a pod must not write, lead nor serve."""
+        return bool(self.fenced & {pod, EVERYBODY})
+
+    def may_lead(self, pod: str, real_ns: int) -> bool:
+        """Whether a pod may become the primary at a moment, as far as people decided."""
+        return not (self.fenced | self.barred) & {pod, EVERYBODY} and self.ineligible.get(pod, 0) <= real_ns
 
     @property
     def pending(self) -> HandOff | None:
@@ -238,6 +253,8 @@ class LeaseRecord:
             handled=_str(notes, HANDLED),
             result=HandOffResult.from_json(_str(notes, RESULT)),
             ineligible=_pods_from_json(_str(notes, INELIGIBLE)),
+            fenced=_names(_str(notes, FENCED)),
+            barred=_names(_str(notes, BARRED)),
             released=epoch > 0 and _str(notes, RELEASED) == str(epoch),
             resource_version=_str(metadata, "resourceVersion"),
             uid=_str(metadata, "uid"),
@@ -293,6 +310,15 @@ def _pods_from_json(text: str) -> dict[str, int]:
         if at is not None:
             found[pod] = at
     return found
+
+
+def _names(text: str) -> frozenset[str]:
+    """A JSON list of names; what is no list names nobody."""
+    try:
+        value = json.loads(text) if text else []
+    except (ValueError, RecursionError):
+        return frozenset()
+    return frozenset(name for name in value if isinstance(name, str)) if isinstance(value, list) else frozenset()
 
 
 def _object(text: str) -> dict[str, Any]:

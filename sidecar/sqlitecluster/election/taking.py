@@ -15,7 +15,6 @@ from sqlitecluster.election.messages import (
     HandOffReady,
     PeersAnswered,
     Resume,
-    SetFence,
 )
 from sqlitecluster.election.observation import Claim
 from sqlitecluster.election.record import LeaseRecord
@@ -41,7 +40,9 @@ class Taking(ElectorCore):
     def _may_try(self, record: LeaseRecord, claim: Claim, now: Instant) -> bool:
         if self._stopping or not self.settings.candidate or now.boot_ns < self._not_before.boot_ns:
             return False
-        return claim is Claim.OFFERED or record.ineligible.get(self.me.pod, 0) <= now.real_ns
+        if claim is Claim.OFFERED:
+            return not record.is_fenced(self.me.pod)
+        return record.may_lead(self.me.pod, now.real_ns)
 
     def _judge_peers(self, event: PeersAnswered) -> None:
         record, claim = self.seen.record, self.seen.claim(event.now)
@@ -108,5 +109,5 @@ class Taking(ElectorCore):
         self._following = None
         for code in ("EmptyNode", "ClusterMismatch"):
             self._report(code, "")
-        self._do(SetFence(fence))
+        self._open_fence()
         self._do(BecomePrimary(record.epoch))

@@ -42,6 +42,8 @@ class Health:
         Raises:
             Unavailable: why it is not.
         """
+        if self.view.node.problems.has("Fenced"):
+            raise Unavailable("spec.fence names this pod")
         self._current()
         if self.roles.is_primary:
             return

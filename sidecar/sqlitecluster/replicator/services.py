@@ -95,6 +95,10 @@ class ProblemBook:
         if gone is not None:
             log.info("%sover: %s", f"{database}: " if database else "", gone.message, extra={"code": code})
 
+    def has(self, code: str) -> bool:
+        """Whether a problem of the whole node is open."""
+        return (code, "") in self._entries
+
     def all(self) -> list[Problem]:
         """Every open problem, oldest first."""
         with self._lock:
