@@ -148,7 +148,7 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self.ending = threading.Event()
         self._database, self._pause_s = database, 1.0 / rate
-        self._journal = open(journal, "a", buffering=1, encoding="ascii") if journal else sys.stdout
+        self._journal = open(journal, "a", buffering=1, encoding="ascii") if journal else sys.stdout  # noqa: SIM115 (open as long as the program)
         self._run_id = uuid.uuid4().hex[:8]
         self._number = 0
         self._connection: sqlite3.Connection | None = None
