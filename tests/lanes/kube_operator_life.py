@@ -120,6 +120,8 @@ def users_fields_are_theirs(run: lane.Run) -> None:
         )
         assert raw["metadata"]["annotations"]["team"] == "shop"
         assert raw["metadata"]["annotations"][names.ANNOTATION_HANDOFF_TO] == "*"
+        managers = {one["manager"] for one in raw["metadata"]["managedFields"]}
+        assert all(one == names.FIELD_MANAGER or one.startswith("kubectl") for one in managers), managers
         ours = [one for one in raw["metadata"]["managedFields"] if one["manager"] == names.FIELD_MANAGER]
         assert ours
         for one in ours:

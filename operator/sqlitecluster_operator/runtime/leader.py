@@ -15,12 +15,15 @@ import enum
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sqlitecluster_operator.runtime import kinds
 from sqlitecluster_operator.runtime.api import APIError, Conflict, NotFound
 
 log = logging.getLogger(__name__)
+
+AGAIN_S: Final = 0.5
+"""Between two tries to renew while the API does not answer as it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,10 @@ class Elector:
 
     async def keep(self) -> None:
         """Renew; returns when the leadership is lost."""
+        good = True
         while self.leads:
-            await asyncio.sleep(self._state.times.retry_s)
-            await self._round()
+            await asyncio.sleep(self._state.times.retry_s if good else AGAIN_S)
+            good = await self._round()
         log.error("the leadership is lost")
 
     async def release(self) -> None:
@@ -139,14 +143,18 @@ class Elector:
         except APIError as error:
             log.warning("the operator's Lease was not given back: %s", error)
 
-    async def _round(self) -> None:
+    async def _round(self) -> bool:
+        """Look and write once; whether the API answered."""
         try:
-            async with asyncio.timeout(self._state.times.renew_s / 2):
+            async with asyncio.timeout(self._state.times.renew_s / 4):
                 await self._look_and_write()
         except Conflict:
-            return
+            return True
         except (APIError, TimeoutError) as error:
-            log.warning("the operator's Lease %s/%s: %s", self._namespace, self._name, error or "no answer in time")
+            words = str(error) or "no answer in time"
+            log.warning("the operator's Lease %s/%s: %s", self._namespace, self._name, words)
+            return False
+        return True
 
     async def _look_and_write(self) -> None:
         try:

@@ -21,6 +21,8 @@ SERVER_TIMEOUT_S: Final = 300
 SILENCE_S: Final = 70.0
 """A watch without an event or a bookmark for so long is made anew; the API server sends one every minute."""
 REQUEST_TIMEOUT_S: Final = 30
+UNUSED_FINALIZER: Final = f"kopf.{names.GROUP}/unused"
+"""Never on any object. kopf takes its finalizer away where no handler needs one, so it must not be ours."""
 
 Seen = Callable[[kinds.Kind, Mapping[str, Any], bool], None]
 
@@ -44,7 +46,7 @@ def settings(watched: Iterable[kinds.Kind], namespaces: Iterable[str]) -> kopf.O
     made = kopf.OperatorSettings()
     made.scanning.disabled = bool(tuple(namespaces))  # without rights on the whole cluster nothing can be scanned
     made.posting.enabled = False  # Events are ours
-    made.persistence.finalizer = names.FINALIZER
+    made.persistence.finalizer = UNUSED_FINALIZER
     made.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{names.GROUP}")
     made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{names.GROUP}")
     made.watching.server_timeout = SERVER_TIMEOUT_S

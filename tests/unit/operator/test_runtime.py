@@ -6,10 +6,11 @@ import asyncio
 import datetime as dt
 from typing import Any
 
+import kubernetes.client
 import pytest
 
 from sqlitecluster_operator import names
-from sqlitecluster_operator.runtime import kinds
+from sqlitecluster_operator.runtime import kinds, watches
 from sqlitecluster_operator.runtime.api import Conflict, Forbidden, NotFound, Refused, Unavailable, error_from
 from sqlitecluster_operator.runtime.controller import Slots, newest_refusal
 from sqlitecluster_operator.runtime.health import Liveness, split_address
@@ -284,3 +285,13 @@ def test_the_newest_words_about_a_refused_pod_count() -> None:
     events = [event(3, "older"), event(1, "newest"), event(0, "another set", "x"), event(30, "history")]
     assert newest_refusal(events, "s", now) == "newest"
     assert newest_refusal([event(30, "history")], "s", now) == ""
+
+
+def test_kopf_never_has_a_reason_to_write_to_a_cluster() -> None:
+    """Its finalizer is not ours, or it would take ours away; and it has nothing but handlers of events."""
+    made = watches.settings(kinds.WATCHED, ())
+    registry = watches.registry(lambda _kind, _raw, _deleted: None, kinds.WATCHED, kubernetes.client.Configuration())
+
+    assert made.persistence.finalizer != names.FINALIZER
+    assert registry._changing.get_all_handlers() == []
+    assert registry._spawning.get_all_handlers() == []
