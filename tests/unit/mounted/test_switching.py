@@ -55,9 +55,16 @@ def write(node: SwitchedNode, name: str, value: int) -> None:
     db.close()
 
 
+def synced(cluster: SwitchedCluster, *names: str) -> None:
+    """Both nodes know these databases, at the same positions and epochs."""
+    cluster.wait_synced(*names)
+    first, second = cluster.switched
+    processes.wait_until(lambda: first.positions() == second.positions(), limit_s=LIMIT_S)
+    assert first.positions() == second.positions()
+
+
 def eventually(look: Callable[[], object], wanted: object = True) -> None:
-    processes.wait_until(lambda: look() == wanted, limit_s=LIMIT_S, step_s=0.02)
-    assert look() == wanted
+    assert processes.wait_until(lambda: look() == wanted, limit_s=LIMIT_S, step_s=0.02), look()
 
 
 def problems(node: SwitchedNode) -> dict[str, str]:
@@ -81,7 +88,7 @@ def test_open_connections_just_go_on_through_two_changes(
     make(n1, "a.db", mode)
     mine = program(n1.mount / "a.db")
     mine.execute("INSERT INTO t VALUES (2)")
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "a.db")
     theirs = program(n2.mount / "a.db")
     assert theirs.execute("SELECT x FROM t") == [[1], [2]]
     with pytest.raises(RuntimeError, match="locked"):
@@ -125,7 +132,7 @@ def test_an_idle_connection_of_a_rollback_mode_database_does_not_trust_its_old_p
     idle.execute("INSERT INTO t VALUES (2)")
     cluster.hand_over(1)
     write(n2, "a.db", 3)
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "a.db")
     cluster.hand_over(0)
     write(n1, "a.db", 4)  # opens, writes through the WAL, and removes it when it closes
 
@@ -185,11 +192,11 @@ def test_a_writer_that_does_not_end_is_cut_off_and_named(
 ) -> None:
     n1, n2 = cluster.switched
     make(n1, "a.db", mode)
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "a.db")
     stuck = program(n1.mount / "a.db")
     stuck.execute(begin)
     stuck.execute("INSERT INTO t VALUES (2)")
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "a.db")
 
     n1.post("/role", role="replica", primary=None, limitS=0.3)
     assert f"pid {stuck.pid}" in problems(n1)["WriterCutOff"]
@@ -218,7 +225,7 @@ def test_what_only_the_old_primary_has_goes_to_lost_and_found(
     make(n1, "a.db", mode)
     mine = program(n1.mount / "a.db")
     mine.execute("SELECT x FROM t")
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "a.db")
     n2.post("/role", role="replica", primary=None)
     mine.execute("INSERT INTO t VALUES (2)")  # nobody else has seen it when the other takes over
     cluster.epoch += 1
@@ -239,7 +246,7 @@ def test_databases_made_and_deleted_after_a_promotion_are_so_everywhere(
 ) -> None:
     n1, n2 = cluster.switched
     make(n1, "old.db", "DELETE")
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "old.db")
     cluster.hand_over(1)
     make(n2, "new.db", "WAL")
     os.unlink(n2.mount / "old.db")
@@ -249,7 +256,7 @@ def test_databases_made_and_deleted_after_a_promotion_are_so_everywhere(
     write(n1, "new.db", 2)
     make(n1, "old.db", "WAL")
 
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "new.db", "old.db")
     images.check_same(cluster, "new.db", "old.db")
 
 
@@ -268,7 +275,7 @@ def test_an_epoch_begins_once(cluster: SwitchedCluster) -> None:
 def test_after_a_promise_nothing_is_taken_from_the_older_epoch(cluster: SwitchedCluster) -> None:
     n1, n2 = cluster.switched
     make(n1, "a.db", "WAL")
-    eventually(lambda: n1.positions() == n2.positions())
+    synced(cluster, "a.db")
 
     before = n2.positions(epoch=5)
     write(n1, "a.db", 2)
@@ -277,7 +284,7 @@ def test_after_a_promise_nothing_is_taken_from_the_older_epoch(cluster: Switched
     assert n2.positions() == before
     assert "StaleEpoch" in problems(n2) or "StreamBroken" in problems(n2)
     n1.post("/role", role="primary", epoch=6)  # the same primary, under an epoch that all accept
-    eventually(lambda: n2.positions() == n1.positions())
+    synced(cluster, "a.db")
     assert n1.positions()["a.db"][0] == n2.positions()["a.db"][0] == 6
 
 
