@@ -82,6 +82,10 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+LIVES_ON = ("node-cut-off", "node-frozen", "node-power-lost")
+"""Losses after which the old primary cannot come back before they are repaired."""
+
+
 def _nothing() -> None:
     """Needs no repair."""
 
@@ -92,9 +96,9 @@ def _lose(run: Run, sampled: Sampled, name: str) -> float:
     moment = time.time()
     repair = LOSSES[name](sampled, primary)
     try:
-        deadline = time.monotonic() + WRITABLE_MAX_S + 10
-        sampled.wait_writes(deadline - time.monotonic(), after=moment + 0.5)
-        time.sleep(12 if name in ("node-cut-off", "node-frozen") else 3)  # past the old primary's fence
+        others = name in LIVES_ON  # the old primary goes on up to its fence; somebody else must follow
+        sampled.wait_writes(WRITABLE_MAX_S + 10, after=moment + 0.5, but=primary if others else "")
+        time.sleep(3)  # time for an old primary to do what it must not
     finally:
         repair()
     acks = sampled.acks()

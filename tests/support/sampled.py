@@ -144,12 +144,12 @@ class Sampled:
         """What was acknowledged so far."""
         return ledger.read(self.journals)
 
-    def wait_writes(self, limit_s: float = 60.0, *, after: float | None = None) -> ledger.Ack:
-        """Wait for an acknowledgement later than ``after`` (now)."""
+    def wait_writes(self, limit_s: float = 60.0, *, after: float | None = None, but: str = "") -> ledger.Ack:
+        """Wait for an acknowledgement later than ``after`` (now), by any pod ``but`` one."""
         moment = time.time() if after is None else after
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
-            newer = [ack for ack in self.acks() if ack.at > moment]
+            newer = [ack for ack in self.acks() if ack.at > moment and ack.pod != but]
             if newer:
                 return newer[0]
             time.sleep(0.1)
