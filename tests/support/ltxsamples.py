@@ -103,14 +103,15 @@ class History:
 
 
 def make(header: Header, pages: dict[int, bytes], post_apply: int, generation: Generation) -> bytes:
-    """One file of any generation; 3b by either of the two encoders."""
+    """One file of any generation; 3b by either of the two encoders, some with pages as they are."""
     if generation in (Generation.G2, Generation.G3A):
         return make_old(header, pages, post_apply, generation)
     ordered = sorted(pages.items())
+    compress = header.timestamp_ms % 3 > 0
     if generation is Generation.G3B and header.timestamp_ms % 2:
-        return encode(header, ordered, post_apply)
+        return encode(header, ordered, post_apply, compress=compress)
     parts: list[bytes] = []
-    encoder = Encoder(parts.append, header, generation=generation)
+    encoder = Encoder(parts.append, header, generation=generation, compress=compress)
     for pgno, page in ordered:
         encoder.page(pgno, page)
     encoder.close(post_apply)

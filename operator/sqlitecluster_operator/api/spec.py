@@ -99,7 +99,7 @@ class Replication(Model):
     """How transactions travel to the replicas."""
 
     compression: Literal["None", "LZ4"] = "LZ4"
-    """Compression of transactions on the network and on disk."""
+    """Compression of new transactions, on the network and on disk. None: less work for each commit, more bytes."""
     max_lag: Duration | None = None
     """A replica that is further behind is not ready and leaves the -ro and -r Services. Unset: any lag is fine."""
 

@@ -48,6 +48,7 @@ def node_config(cluster: SQLiteCluster) -> dict[str, Any]:
         "runtimeDir": RUNTIME_DIR,
         "runOn": spec.run_on,
         "replicaWrites": spec.replica_writes,
+        "compression": spec.replication.compression,
         "retention": _retention(spec),
         **({"maxLagS": duration_seconds(spec.replication.max_lag)} if spec.replication.max_lag else {}),
         "election": _election(cluster),

@@ -31,6 +31,7 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "runOn": ("All", "Primary"),
     "replicaWrites": ("Busy", "ReadOnly"),
     "otherFiles": ("Local", "Refuse"),
+    "compression": ("LZ4", "None"),
     "deletePolicy": ("Trash", "Refuse"),
     "verify": ("Background", "EveryTransaction", "Off"),
     "logLevel": ("debug", "info", "warning", "error"),

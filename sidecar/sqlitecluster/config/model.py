@@ -141,6 +141,8 @@ class NodeConfig:
     """Files that are no databases: ``Local`` keeps them on this node, ``Refuse`` refuses them."""
     delete_policy: str = "Trash"
     """Deleting a database: ``Trash`` keeps its files for the retention, ``Refuse`` refuses."""
+    compression: str = "LZ4"
+    """Of new transactions, on disk and on the network: ``LZ4``, or ``None``: less work, more bytes."""
     verify: str = "Background"
     """``Background``, ``EveryTransaction`` or ``Off``: comparing images with page checksums."""
     max_lag_s: float = 0.0

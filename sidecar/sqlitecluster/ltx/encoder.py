@@ -34,10 +34,18 @@ _PAGE_3B: Final = struct.Struct(">IHI")
 _PAGE_1: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _compress = lz4.block.compress
+_LITERALS: Final = 0xF0  # token of an LZ4 block: 15 or more literals, no match
+_MOST: Final = 255
 
 
-def encode(header: Header, pages: Sequence[tuple[int, Bytes]], post_apply: int) -> bytes:
-    """One LTX file of generation 3b.
+def stored_block(data: Bytes) -> bytes:
+    """An LZ4 block of 15 or more bytes as they are: one run of literals, which every decoder reads."""
+    full, rest = divmod(len(data) - 15, _MOST)
+    return b"%c%b%c%b" % (_LITERALS, b"\xff" * full, rest, data)
+
+
+def encode(header: Header, pages: Sequence[tuple[int, Bytes]], post_apply: int, *, compress: bool = True) -> bytes:
+    """One LTX file of generation 3b; without ``compress`` its LZ4 blocks hold the pages as they are.
 
     Raises:
         LTXError: the header, the pages or the checksum break a rule.
@@ -53,7 +61,7 @@ def encode(header: Header, pages: Sequence[tuple[int, Bytes]], post_apply: int) 
         if not last < pgno <= commit or pgno == lock or len(data) != page_size:
             _refuse(header, last, pgno, len(data))
         last = pgno
-        block = _compress(data, mode="fast", acceleration=FAST, store_size=False)
+        block = _compress(data, mode="fast", acceleration=FAST, store_size=False) if compress else stored_block(data)
         size = len(block)
         head = _PAGE_3B.pack(pgno, PAGE_FLAG_SIZE, size)
         crc = crc64(head + data, crc)
@@ -89,11 +97,14 @@ class Encoder:
     number of bytes written so far.
     """
 
-    def __init__(self, write: Write, header: Header, *, generation: Generation = Generation.G3B) -> None:
+    def __init__(
+        self, write: Write, header: Header, *, generation: Generation = Generation.G3B, compress: bool = True
+    ) -> None:
         if generation not in (Generation.G3B, Generation.G1):
             raise LTXError("generation", generation.value, "is only read")
         self.header = header
         self.generation = generation
+        self._compressing = compress
         self.size = 0
         self._write = write
         self._crc = 0
@@ -119,7 +130,7 @@ class Encoder:
             self._put(_PAGE_1.pack(pgno) + data)
             return
         if block is None:
-            block = _compress(data, store_size=False)
+            block = _compress(data, store_size=False) if self._compressing else stored_block(data)
         head = _PAGE_3B.pack(pgno, PAGE_FLAG_SIZE, len(block))
         put_entry(self._entries, pgno, self.size, len(head) + len(block))
         self._crc = crc64(head + data, self._crc)

@@ -158,7 +158,7 @@ class CapturedDatabase:
             raise StoreError(f"{self.name}: the first transaction needs all {commit} pages, {len(pgnos)} are known")
         sums = page_checksums(pgnos, [page for _pgno, page in pages])
         post = fold(sums) if header.is_snapshot else self.store.checksums.rolling_after(pgnos, sums, commit)
-        data = encode(header, pages, post)
+        data = encode(header, pages, post, compress=self.node.config.compression == "LZ4")
         self.node.failpoint("capture.before-append")
         self.store.append(data, header, post, pgnos, sums)
         self.node.failpoint("capture.after-append")

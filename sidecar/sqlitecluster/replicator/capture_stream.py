@@ -41,7 +41,7 @@ def publish_stream(
     sums = [np.empty(0, np.uint64)]
     try:
         with open(path, "wb", buffering=1 << 20) as file:
-            encoder = Encoder(file.write, header)
+            encoder = Encoder(file.write, header, compress=database.node.config.compression == "LZ4")
             for batch in batches:
                 pgnos = [pgno for pgno, _page in batch]
                 numbers += pgnos

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import lz4.block
 import pytest
 
 from sqlitecluster.errors import LTXError
 from sqlitecluster.ltx import CHECKSUM_FLAG, Decoder, Encoder, Generation, Header, Trailer, decode, encode
+from sqlitecluster.ltx.encoder import stored_block
 from support.ltxsamples import PAGE_SIZES, some_page
 
 HEADER = Header(page_size=512, commit=9, min_txid=5, max_txid=5, timestamp_ms=1, pre_apply=CHECKSUM_FLAG)
@@ -34,6 +36,23 @@ def test_pages_of_every_size_come_back(page_size: int) -> None:
     for data in (encode(header, pages, CHECKSUM_FLAG | 3), streamed(header, pages, CHECKSUM_FLAG | 3)):
         found = decode(data)
         assert (found.header, found.pages, found.trailer.post_apply) == (header, pages, CHECKSUM_FLAG | 3)
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+def test_pages_that_are_not_compressed_are_lz4_blocks_all_the_same(page_size: int) -> None:
+    rng = random.Random(page_size)
+    header = replace(HEADER, page_size=page_size, commit=1 << 20)
+    pages = [(pgno, some_page(rng, page_size)) for pgno in sorted(rng.sample(range(1, 16384), 5))]
+    parts: list[bytes] = []
+    encoder = Encoder(parts.append, header, compress=False)
+    for pgno, page in pages:
+        encoder.page(pgno, page)
+    encoder.close(CHECKSUM_FLAG | 3)
+    data = encode(header, pages, CHECKSUM_FLAG | 3, compress=False)
+    assert data == b"".join(parts)
+    assert decode(data).pages == pages
+    assert len(data) > 5 * page_size
+    assert lz4.block.decompress(stored_block(pages[0][1]), uncompressed_size=page_size) == pages[0][1]
 
 
 def test_pages_may_be_views_of_larger_buffers() -> None:
