@@ -34,14 +34,13 @@ _PAGE_3B: Final = struct.Struct(">IHI")
 _PAGE_1: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _compress = lz4.block.compress
-_LITERALS: Final = 0xF0  # token of an LZ4 block: 15 or more literals, no match
 _MOST: Final = 255
 
 
 def stored_block(data: Bytes) -> bytes:
     """An LZ4 block of 15 or more bytes as they are: one run of literals, which every decoder reads."""
     full, rest = divmod(len(data) - 15, _MOST)
-    return b"%c%b%c%b" % (_LITERALS, b"\xff" * full, rest, data)
+    return b"".join((b"\xf0", b"\xff" * full, bytes((rest,)), data))  # 0xf0: 15 or more literals, no match
 
 
 def encode(header: Header, pages: Sequence[tuple[int, Bytes]], post_apply: int, *, compress: bool = True) -> bytes:
