@@ -66,7 +66,7 @@ class Sampled:
             "volumeMounts": [{"name": "journal", "mountPath": "/journal"}],
         }
         return {
-            "terminationGracePeriodSeconds": 30,
+            "terminationGracePeriodSeconds": 90,
             "containers": [container],
             "volumes": [{"name": "journal", "hostPath": {"path": str(self.journals), "type": "Directory"}}],
         }

@@ -49,6 +49,8 @@ class APIError(Exception):
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.progressed = False
+        """Something was done before this happened: another try need not wait long."""
 
 
 class NotFound(APIError):

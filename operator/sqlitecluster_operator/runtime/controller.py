@@ -121,6 +121,7 @@ class Controller:
         self.seconds += time.monotonic() - began
         self.counts["failed" if outcome.error else "done"] += 1
         if outcome.error is not None:
+            outcome.error.progressed = outcome.done > 0
             raise outcome.error
         return _next_look(case, made, outcome)
 

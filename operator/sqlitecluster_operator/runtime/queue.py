@@ -2,7 +2,8 @@
 
 ``add`` may be called as often as one likes: a key that waits is not queued twice, and a key
 that is being worked on is looked at again afterwards. Failures are retried after a delay that
-doubles; a new ``add`` does not shorten the delay of a key that fails (its cause may be the load).
+doubles, and begins anew when a try came further; a new ``add`` does not shorten the delay of
+a key that fails (its cause may be the load).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
 BACKOFF_FIRST_S: Final = 0.5
-BACKOFF_MAX_S: Final = 60.0
+BACKOFF_MAX_S: Final = 15.0
 
 
 class Backoff(Generic[Key]):
@@ -105,6 +106,8 @@ class WorkQueue(Generic[Key]):
             delay = await self._work(key)
         except Exception as error:
             self.failures += 1
+            if getattr(error, "progressed", False):
+                self._backoff.succeeded(key)
             wait = self._backoff.failed(key, getattr(error, "retry_after_s", None) or 0.0)
             if getattr(error, "old_news", False):
                 wait /= 10

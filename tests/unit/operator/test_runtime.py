@@ -91,6 +91,24 @@ def test_a_failing_cluster_is_tried_again_and_does_not_hold_up_others() -> None:
     assert looks[:2] == ["bad", "good"]
 
 
+def test_who_comes_further_each_time_does_not_wait_longer_each_time() -> None:
+    looks: list[float] = []
+
+    async def work(_key: str) -> None:
+        looks.append(asyncio.get_running_loop().time())
+        error = Unavailable("away")
+        error.progressed = True
+        raise error
+
+    async def drive(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        while len(looks) < 4:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run_queue(work, drive))
+    assert looks[3] - looks[2] < 1.0
+
+
 def test_a_key_has_one_timer_however_often_it_is_set() -> None:
     looks: list[str] = []
 
