@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import zip_longest
 
 from lanes import kube_operator_faults, kube_operator_life, kube_operator_many
 from support import lane
 
-CASES = {**kube_operator_life.CASES, **kube_operator_faults.CASES, **kube_operator_many.CASES}
+
+def _mixed(first: dict[str, lane.Case], second: dict[str, lane.Case]) -> dict[str, lane.Case]:
+    """Of both by turns, so that a short run has some of each."""
+    pairs = zip_longest(first.items(), second.items())
+    return {name: case for pair in pairs for name, case in filter(None, pair)}
+
+
+CASES = _mixed(kube_operator_life.CASES, kube_operator_faults.CASES) | kube_operator_many.CASES
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
