@@ -91,6 +91,7 @@ def _run_once(job: Job, logs: Path) -> Outcome:
     say(f"{job.name}: started")
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix=f"sqlitecluster-{job.name.replace(' ', '-')}-"))
+    folder.chmod(0o755)  # nodes under test may run as another user
     env = processes.environment(**{FOLDER_VARIABLE: str(folder), "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)})
     try:
         try:
