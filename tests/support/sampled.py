@@ -175,6 +175,7 @@ class Sampled:
         lost: list[ledger.Ack] = []
         twice: list[str] = []
         for pod in pods if pods is not None else self.pods():
+            kube.wait_for(f"{pod} answers", lambda pod=pod: self.rows(pod), limit_s=READY_LIMIT_S, step_s=1)
             deadline = time.monotonic() + 20
             while True:
                 table = self.rows(pod)
