@@ -159,6 +159,35 @@ def nobody_misses_the_operator(run: Run) -> None:
         sampled.wait_ready()
 
 
+@case
+def a_fenced_primary_writes_nothing_and_nobody_follows(run: Run) -> None:
+    with _running(run, "fence") as sampled:
+        old = sampled.holder()
+        _fence(sampled, [old])
+        fenced_at = time.time()
+        time.sleep(20)  # longer than the Lease lives without renewals
+        late = [ack for ack in sampled.acks() if ack.at > fenced_at + 3]
+        assert not late, f"{len(late)} rows were acknowledged by {late[0].pod} although {old} is fenced"
+        assert sampled.holder() == old, f"{sampled.holder()} took over from a fenced primary"
+        _fence(sampled, None)
+        sampled.wait_ready()
+
+
+@case
+def pods_that_are_no_candidates_never_lead(run: Run) -> None:
+    only = {"selector": {"matchLabels": {"apps.kubernetes.io/pod-index": "1"}}}
+    with _running(run, "candidates", primary={"candidates": only}) as sampled:
+        assert sampled.holder() == "notes-1", sampled.holder()
+        sampled.annotate(handoff_to="notes-2", handoff_id="not-there")
+        _wait(sampled, "the hand-off is refused", lambda: sampled.status()["handoff"].get("phase") == "Failed", 60)
+        assert sampled.holder() == "notes-1"
+
+
+def _fence(sampled: Sampled, names: list[str] | None) -> None:
+    patch = json.dumps({"spec": {"fence": names}})
+    sampled.kubectl("patch", "sqlitecluster", sampled.name, "--type=merge", "-p", patch)
+
+
 def body(run: Run) -> None:
     """All cases with one installation."""
     with kube.deployed():
