@@ -67,8 +67,7 @@ class Peers:
     async def run(self) -> None:
         """Know the pods before they are needed."""
         while True:
-            with contextlib.suppress(KubeError):
-                await self.refresh()
+            await self._refreshed()
             await asyncio.sleep(_LIST_S)
 
     async def close(self) -> None:
@@ -91,8 +90,18 @@ class Peers:
     async def ask(self, epoch: int) -> tuple[tuple[NodeState, ...], int]:
         """Those that answered, and how many others there are."""
         if not self._pods or epoch:
-            with contextlib.suppress(KubeError):
-                await self.refresh()
+            await self._refreshed()
+        answers, known = await self._ask_all(epoch)
+        if not epoch and len(answers) < max(known, 1):
+            await self._refreshed()  # pods can be younger than the list
+            answers, known = await self._ask_all(epoch)
+        return answers, known
+
+    async def _refreshed(self) -> None:
+        with contextlib.suppress(KubeError):
+            await self.refresh()
+
+    async def _ask_all(self, epoch: int) -> tuple[tuple[NodeState, ...], int]:
         others = [pod for pod in self._pods if pod.name != self.me]
         answers = await asyncio.gather(*(self._ask_one(pod, epoch) for pod in others if pod.ip))
         return tuple(answer for answer in answers if answer is not None), len(others)
