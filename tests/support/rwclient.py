@@ -22,7 +22,7 @@ with open(journal, "a", buffering=1) as file:
         while True:
             connection = None
             try:
-                connection = http.client.HTTPConnection(host, 8080, timeout=1.5)
+                connection = http.client.HTTPConnection(host, 8080, timeout=0.8)
                 connection.request("POST", "/rows", json.dumps({"token": token}))
                 answer = connection.getresponse()
                 body = json.loads(answer.read())
