@@ -94,7 +94,12 @@ def install(to: Target, tags: dict[str, str], *more: str) -> None:
     # The definition may be there already, applied by hand or from install.yaml.
     options = ["--install", "--take-ownership", "--force-conflicts", "--create-namespace"]
     options += ["--wait", "--timeout", f"{WAIT_S}s"]
-    run(to.helm("upgrade", RELEASE, str(CHART), *options, *settings, *files, *more))
+    command = to.helm("upgrade", RELEASE, str(CHART), *options, *settings, *files, *more)
+    try:
+        run(command)
+    except CannotDeployError:
+        # Helm forces conflicts in an upgrade only; a first installation that met one left a release to upgrade.
+        run(command)
 
 
 def run(command: list[str]) -> None:
