@@ -119,6 +119,12 @@ def program_mount(path: str) -> Object:
     }
 
 
+SLEEP: Final = (  # blocked first: the kernel drops signals that the first process of a container has no use for
+    "import signal; told = {signal.SIGTERM, signal.SIGINT}; "
+    "signal.pthread_sigmask(signal.SIG_BLOCK, told); signal.sigwait(told)"
+)
+
+
 def keeper(cluster: SQLiteCluster, image: str, pull_policy: str) -> Object:
     """The container of a cluster without a template: a pod needs one beside the sidecar. It sleeps."""
     own = cluster.spec.sidecar
@@ -126,7 +132,7 @@ def keeper(cluster: SQLiteCluster, image: str, pull_policy: str) -> Object:
         "name": "shell",
         "image": own.image or image,
         "imagePullPolicy": own.image_pull_policy or pull_policy,
-        "command": ["python3", "-c", "import signal; signal.sigwait({signal.SIGTERM, signal.SIGINT})"],
+        "command": ["python3", "-c", SLEEP],
         "resources": {
             "requests": {"cpu": "1m", "memory": "16Mi"},
             "limits": {"cpu": "1", "memory": "256Mi"},
