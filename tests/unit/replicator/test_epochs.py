@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,26 @@ def epochs(tmp_path: Path) -> EpochFile:
 
 def test_epochs_begin_one_after_the_other(epochs: EpochFile) -> None:
     assert [epochs.begin(), epochs.begin(), epochs.begin(7)] == [1, 2, 7]
+
+
+def test_a_slow_promise_does_not_take_back_a_newer_epoch(tmp_path: Path) -> None:
+    """A peer asks for epoch 5 while this node begins 6: both write, in two threads."""
+    store = NodeStore(tmp_path)
+    epochs = EpochFile(store)
+    write, entered = store.disk.write_file, threading.Event()
+
+    def slow(path: Path, parts: Sequence[bytes]) -> None:
+        entered.set()
+        time.sleep(0.2 if parts[0] == b"5\n" else 0.0)
+        write(path, parts)
+
+    store.disk.write_file = slow  # type: ignore[method-assign,assignment]
+    promising = threading.Thread(target=epochs.promise, args=(5,))
+    promising.start()
+    assert entered.wait(5)
+    assert epochs.begin(6) == 6
+    promising.join()
+    assert (epochs.value, epochs.used, EpochFile(store).value) == (6, 6, 6)
 
 
 @pytest.mark.parametrize("epoch", [0, 3, 4])
