@@ -15,10 +15,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lanes import kube_pods
-from lanes.kube_pods import answer, page
 from localcluster import Cluster, ClusterError, cgroups, images, machine, processes
-from support import kube, lane
+from support import busypods, kube, lane
+from support.busypods import answer, page
 from support.cluster import ClusterStartError
 from support.lane import Run
 
@@ -43,7 +42,7 @@ def site(run: Run) -> Iterator[tuple[Cluster, str]]:
     """A namespace with a pod that serves its volume by HTTP, and a Service before it."""
     cluster = running(run)
     with kube.namespace("site", wait=False) as namespace:
-        kube.apply(kube_pods.site(), namespace)
+        kube.apply(busypods.site(), namespace)
         kube.wait_condition("pod/web", "Ready", namespace)
         yield cluster, namespace
 
@@ -79,7 +78,7 @@ def a_pod_with_a_volume_answers_by_its_service_name(run: Run) -> None:
 def requests_spread_over_all_pods_of_a_service(run: Run) -> None:
     running(run)
     with kube.namespace("spread", wait=False) as namespace:
-        kube.apply(kube_pods.crowd(3), namespace)
+        kube.apply(busypods.crowd(3), namespace)
         kube.wait_for("three pods", lambda: kube.get("deployment/crowd", namespace)["status"]["readyReplicas"] == 3)
         nodes = {pod["spec"]["nodeName"] for pod in kube.get("pods", namespace)["items"]}
         assert len(nodes) == 3, f"three pods are on {nodes}"
@@ -105,7 +104,7 @@ def a_volume_grows(run: Run) -> None:
 def a_mount_of_a_sidecar_reaches_the_program_beside_it(run: Run) -> None:
     running(run)
     with kube.namespace("mounts", wait=False) as namespace:
-        kube.apply(kube_pods.shared_mount(), namespace)
+        kube.apply(busypods.shared_mount(), namespace)
         kube.wait_condition("pod/mounts", "Ready", namespace)
         seen = kube.kubectl("-n", namespace, "exec", "mounts", "-c", "program", "--", "cat", "/data/inner/word")
         assert seen.strip() == "mounted"
@@ -119,16 +118,16 @@ def tokens_are_bound_to_pods_and_rules_are_kept(run: Run) -> None:
     cluster = running(run)
     with kube.namespace("rules", {"pod-security.kubernetes.io/enforce": "baseline"}, wait=False) as namespace:
         try:
-            kube.apply(kube_pods.shared_mount(), namespace)
+            kube.apply(busypods.shared_mount(), namespace)
         except ClusterError as error:
             assert "PodSecurity" in str(error)
         else:
             raise AssertionError("a privileged pod was let into a baseline namespace")
-        kube.apply(kube_pods.closed_network(), namespace)
-        kube.apply(kube_pods.with_token("local.test"), namespace)
+        kube.apply(busypods.closed_network(), namespace)
+        kube.apply(busypods.with_token("local.test"), namespace)
         kube.wait_condition("pod/token", "Ready", namespace)
         token = cluster.kubectl("-n", namespace, "exec", "token", "--", "cat", "/identity/token")
-        review = kube_pods.token_review(token, "local.test")
+        review = busypods.token_review(token, "local.test")
         found = json.loads(cluster.kubectl("create", "-o", "json", "-f", "-", text=json.dumps(review)))["status"]
         assert found["authenticated"], found
         assert found["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["token"], found
@@ -195,7 +194,7 @@ def _served_again(namespace: str) -> None:
     """The pod (or, when it was marked for deletion meanwhile, one made anew) serves."""
 
     def look() -> bool:
-        kube.apply(kube_pods.site(), namespace)
+        kube.apply(busypods.site(), namespace)
         return answer(f"http://web.{namespace}/") == page(namespace)
 
     kube.wait_for("the pod serves again", look, limit_s=READY_AGAIN_S, step_s=1.0)
@@ -233,7 +232,7 @@ def loaded_images_stay_and_nothing_else_does(run: Run) -> None:
     _nothing_is_left(cluster.layout.identity, cluster.layout.state, inside)
     cluster.up()
     with kube.namespace("loaded", wait=False) as namespace:
-        kube.apply(kube_pods.one("loaded", reference, ["sleep", "1000"]), namespace)
+        kube.apply(busypods.one("loaded", reference, ["sleep", "1000"]), namespace)
         kube.wait_condition("pod/loaded", "Ready", namespace)
         assert cluster.kubectl("-n", namespace, "exec", "loaded", "--", "cat", "/word") == word.read_text()
 
@@ -241,7 +240,7 @@ def loaded_images_stay_and_nothing_else_does(run: Run) -> None:
 @case
 def after_down_nothing_is_left(run: Run) -> None:
     cluster = running(run)
-    kube.apply(kube_pods.site(), "default")
+    kube.apply(busypods.site(), "default")
     kube.wait_condition("pod/web", "Ready", "default")
     inside = set(cgroups.members(cluster.layout.cgroup()))
     cluster.down(everything=True)
