@@ -199,9 +199,13 @@ class LeaseRecord:
         """Whether a pod must not write, lead nor serve."""
         return bool(self.fenced & {pod, EVERYBODY})
 
+    def is_kept_out(self, pod: str) -> bool:
+        """Whether a pod may not become the primary, not even when it is asked for by name."""
+        return bool((self.fenced | self.barred) & {pod, EVERYBODY})
+
     def may_lead(self, pod: str, real_ns: int) -> bool:
-        """Whether a pod may become the primary at a moment, as far as people decided."""
-        return not (self.fenced | self.barred) & {pod, EVERYBODY} and self.ineligible.get(pod, 0) <= real_ns
+        """Whether a pod may become the primary by itself at a moment, as far as people decided."""
+        return not self.is_kept_out(pod) and self.ineligible.get(pod, 0) <= real_ns
 
     @property
     def pending(self) -> HandOff | None:

@@ -120,7 +120,7 @@ def choose(request: HandOff, record: LeaseRecord, answer: PeersAnswered) -> Node
     named = next((peer for peer in answer.peers if peer.pod == request.to), None)
     if named is None:
         return f"{request.to} does not answer"
-    if not named.candidate or not record.may_lead(named.pod, 0):
+    if not named.candidate or record.is_kept_out(named.pod):
         return f"{request.to} is not a candidate"
     return named if named.uid else f"{request.to} does not say which pod it is"
 

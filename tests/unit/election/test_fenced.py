@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sqlitecluster.election import messages as m
-from sqlitecluster.election.instants import NEVER
+from sqlitecluster.election.instants import NEVER, SECOND
 from sqlitecluster.election.record import HandOff, LeaseRecord
 from support.electionbench import ME, OTHER, Bench, lease, peer
 
@@ -73,6 +73,17 @@ def test_nobody_hands_over_to_a_pod_that_may_not_lead(to: str) -> None:
     bench.peers(peer("c-1", 5))
     assert not bench.has(m.Drain)
     assert bench.sent().result is not None and bench.sent().result.phase == "Failed"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("left_s", [5, -5], ids=["within-its-delay", "after-its-delay"])
+def test_a_pod_that_was_demoted_is_handed_to_when_it_is_named(left_s: int) -> None:
+    bench = Bench()
+    bench.lead()
+    until = bench.now.real_ns + left_s * SECOND
+    bench.renew(handoff=HandOff("h", "c-1"), ineligible={"c-1": until})
+    bench.peers(peer("c-1", 5))
+    bench.accept(bench.sent())
+    assert bench.one(m.Drain).pod == "c-1"
 
 
 def test_a_better_position_of_a_fenced_pod_is_not_waited_for() -> None:
