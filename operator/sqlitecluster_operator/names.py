@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlitecluster.election import record
+
 GROUP: Final = "sqlitecluster.dev"
 VERSION: Final = "v1alpha1"
 PLURAL: Final = "sqliteclusters"
@@ -27,13 +29,13 @@ ANNOTATION_HANDOFF_ID: Final = f"{GROUP}/handoff-id"
 ANNOTATION_DEMOTE: Final = f"{GROUP}/demote"
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restartedAt"
 
-# On a Lease.
-ANNOTATION_EPOCH: Final = f"{GROUP}/epoch"
-ANNOTATION_CLUSTER_ID: Final = f"{GROUP}/cluster-id"
-ANNOTATION_HANDOFF: Final = f"{GROUP}/handoff"
-ANNOTATION_HANDOFF_RESULT: Final = f"{GROUP}/handoff-result"
-ANNOTATION_FENCED: Final = f"{GROUP}/fenced"
-ANNOTATION_BARRED: Final = f"{GROUP}/barred"
+# On a Lease: what the sidecars read and write there.
+ANNOTATION_EPOCH: Final = record.EPOCH
+ANNOTATION_CLUSTER_ID: Final = record.CLUSTER_ID
+ANNOTATION_HANDOFF: Final = record.HANDOFF
+ANNOTATION_HANDOFF_RESULT: Final = record.RESULT
+ANNOTATION_FENCED: Final = record.FENCED
+ANNOTATION_BARRED: Final = record.BARRED
 """Pods that spec.primary.candidates does not let become the primary: a JSON list, like the fenced ones."""
 
 # On objects that the operator makes.

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sqlitecluster.election import record
 from sqlitecluster_operator.reconcile.actions import Action, Memory, Note
 from sqlitecluster_operator.reconcile.observed import PodView, Surroundings
 
-EVERYBODY: Final = "*"
+EVERYBODY: Final = record.EVERYBODY
 
 
 @dataclass(frozen=True, slots=True)
