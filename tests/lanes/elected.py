@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support import electedwriter, lane, processes
+from support import electedwriter, lane, ledger, processes
 from support.clients import run_sql
 from support.electedcluster import CLUSTER, NAMESPACE, ElectedCluster, ElectedNode
 from support.electedwriter import Told
@@ -380,9 +380,8 @@ def body(run: Run) -> None:
 def report(run: Run, story: Story) -> None:
     """The figures."""
     for kind, values in story.gaps_ms.items():
-        values.sort()
-        p50, p95 = values[len(values) // 2], values[min(len(values) - 1, int(len(values) * 0.95))]
-        run.say(f"{kind}: {len(values)} times, p50 {p50:.0f} ms, p95 {p95:.0f} ms, longest {values[-1]:.0f} ms")
+        p50, p95 = ledger.percentile(values, 0.5), ledger.percentile(values, 0.95)
+        run.say(f"{kind}: {len(values)} times, p50 {p50:.0f} ms, p95 {p95:.0f} ms, longest {max(values):.0f} ms")
     run.say(f"unclean losses cost {story.lost} acknowledged rows (Async: what was under way)")
 
 

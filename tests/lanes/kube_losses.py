@@ -127,9 +127,7 @@ def _count_lost(run: Run, sampled: Sampled, acks: list[ledger.Ack], moment: floa
     assert not new, f"{len(new)} rows that were acknowledged after the take-over are lost: {new[:3]}"
     if lost:
         run.say(f"{len(lost)} rows of the last {moment - min(lost).at:.3f} s had not been replicated")
-        for path in sampled.journals.glob("*.journal"):  # counted once
-            kept = [line for line in path.read_text().splitlines() if not any(f'"{a.token}"' in line for a in lost)]
-            path.write_text("\n".join(kept) + "\n" if kept else "")
+        sampled.forget(lost)  # counted once
 
 
 def _api_frozen(run: Run, sampled: Sampled, seconds: float) -> None:

@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support import images, lane, processes
+from support import images, lane, ledger, processes
 from support.clients import run_sql
 from support.lane import Run
 from support.rowwriter import Rows, read_rows
@@ -216,9 +216,8 @@ def report(run: Run, gaps: list[float]) -> None:
     """The write gap of plain hand-offs."""
     if not gaps:
         return
-    ordered = sorted(gaps)
-    p50, p95 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
-    run.say(f"write gap of {len(gaps)} hand-offs: p50 {p50:.0f} ms, p95 {p95:.0f} ms, longest {ordered[-1]:.0f} ms")
+    p50, p95 = ledger.percentile(gaps, 0.5), ledger.percentile(gaps, 0.95)
+    run.say(f"write gap of {len(gaps)} hand-offs: p50 {p50:.0f} ms, p95 {p95:.0f} ms, longest {max(gaps):.0f} ms")
     if len(gaps) >= 10 and p95 > GAP_P95_MS:
         run.violation(f"write gap: p95 {p95:.0f} ms is above {GAP_P95_MS:.0f} ms")
 

@@ -58,8 +58,12 @@ def resumed_after(acks: Sequence[Ack], moment: float) -> float | None:
     times = [moment, *(ack.at for ack in acks if ack.at > moment)]
     if len(times) < 2:
         return None
-    silences = [(after - before, after) for before, after in pairwise(times)]
-    return max(silences)[1] - moment
+    return longest_silence(times)[1] - moment
+
+
+def longest_silence(times: Sequence[float]) -> tuple[float, float]:
+    """(seconds, end) of the longest time between two of at least two moments, which ascend."""
+    return max((after - before, after) for before, after in pairwise(times))
 
 
 def missing(acks: Iterable[Ack], rows: dict[str, list[int]]) -> list[Ack]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
-from support import kube
+from support import kube, ledger
 from support.lane import Run
 from support.sampled import Sampled
 
@@ -66,7 +65,7 @@ class RwClient:
         """Seconds between two acknowledged rows, at most."""
         times = [float(str(entry["at"])) for entry in self._entries()]
         assert len(times) > 2, "no row was acknowledged through -rw"
-        return max(after - before for before, after in pairwise(times))
+        return ledger.longest_silence(times)[0]
 
     def lost(self, rows: dict[str, list[int]]) -> list[str]:
         """Tokens that were acknowledged and are not there."""
