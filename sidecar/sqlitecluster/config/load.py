@@ -30,6 +30,10 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "role": ("primary", "replica", "elected"),
     "runOn": ("All", "Primary"),
     "replicaWrites": ("Busy", "ReadOnly"),
+    "replication.mode": ("Async", "Quorum"),
+    "replication.durability": ("Required", "Preferred"),
+    "replication.localDurability": ("SQLite", "Always"),
+    "election.apiOutagePolicy": ("Fence", "HoldIfPeersAgree"),
     "otherFiles": ("Local", "Refuse"),
     "compression": ("LZ4", "None"),
     "deletePolicy": ("Trash", "Refuse"),
@@ -162,8 +166,8 @@ def _value(key: str, hint: Any, value: object, base: Path) -> Any:
         return _quantity(key, value, _TIME_UNITS, "a time such as 20, 20s or 10m")
     if hint is int and key.endswith("Ms"):
         return int(_quantity(key, value, _MS_UNITS, "a time such as 500, 500ms or 1s"))
-    if hint is int and key.startswith("runAs."):
-        return int(_quantity(key, value, _PLAIN, "a number such as 65532"))
+    if hint is int and (key.startswith("runAs.") or key == "replication.acks"):
+        return int(_quantity(key, value, _PLAIN, "a number such as 1 or 65532"))
     if hint is int:
         return int(_quantity(key, value, _SIZE_UNITS, "a size such as 67108864, 64Mi or 4Gi"))
     text = _require(key, value, str, "a text")
@@ -258,7 +262,13 @@ def _check_together(config: NodeConfig) -> None:
     for address in addresses:
         if addresses.count(address) > 1:
             raise ConfigError(f"listen: {address} is used twice; each listener needs an address of its own")
-    for key, value in (("parkS", config.park_s), ("retention.intervalS", config.retention.interval_s)):
+    times = (
+        ("parkS", config.park_s),
+        ("retention.intervalS", config.retention.interval_s),
+        ("replication.ackTimeoutS", config.replication.ack_timeout_s),
+        ("replication.acks", config.replication.acks),
+    )
+    for key, value in times:
         if value <= 0:
             raise ConfigError(f"{key}: must be more than 0")
 

@@ -63,6 +63,8 @@ class Election:
     address: str
     """IP address under which other pods reach this one."""
     lease: LeaseTimes = field(default_factory=LeaseTimes)
+    api_outage_policy: str = "Fence"
+    """Without an API server: ``Fence`` ends writing, ``HoldIfPeersAgree`` goes on while every candidate agrees."""
     candidate: bool = True
     """Whether this node may become the primary."""
     failover_delay_s: float = 0.0
@@ -77,6 +79,33 @@ class Election:
     """``token``, ``ca.crt`` and ``namespace`` for it."""
     peer_domain: str = ""
     """Server name of pod P is P.<peerDomain>; empty: ``<cluster>-pods.<namespace>.svc``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replication:
+    """When a commit is answered."""
+
+    mode: str = "Async"
+    """``Async``: once the log has it. ``Quorum``: once ``acks`` replicas hold it on disk."""
+    acks: int = 1
+    """Replicas that must hold a commit before its program is answered (``Quorum``)."""
+    ack_timeout_s: float = 5.0
+    """A commit that was not acknowledged by then fails with "disk I/O error"."""
+    durability: str = "Required"
+    """With too few replicas commits fail (``Required``), or go on with fewer acknowledgements (``Preferred``)."""
+    local_durability: str = "SQLite"
+    """``SQLite``: what ``synchronous`` says. ``Always``: every commit survives a power cut here."""
+    zone: str = ""
+    """Where this node stands: of one zone at most one acknowledgement counts. Empty: each node for itself."""
+
+    @property
+    def is_quorum(self) -> bool:
+        return self.mode == "Quorum"
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether a commit waits for something before its last bytes are written."""
+        return self.is_quorum or self.local_durability == "Always"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +160,7 @@ class NodeConfig:
     """Absent: every process keeps the user that started the node."""
     run_on: str = "All"
     """``All``, or ``Primary``: ``/healthz/startup`` holds programs of replicas back."""
+    replication: Replication = field(default_factory=Replication)
     listen: Listen = field(default_factory=Listen)
     retention: Retention = field(default_factory=Retention)
     runtime_dir: Path | None = None
