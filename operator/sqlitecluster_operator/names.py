@@ -28,6 +28,10 @@ ANNOTATION_HANDOFF_TO: Final = f"{GROUP}/handoff-to"
 ANNOTATION_HANDOFF_ID: Final = f"{GROUP}/handoff-id"
 ANNOTATION_DEMOTE: Final = f"{GROUP}/demote"
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restartedAt"
+ANNOTATION_PROMOTE: Final = f"{GROUP}/promote"
+"""Only value: ``accept-data-loss``."""
+ANNOTATION_PROMOTE_TO: Final = f"{GROUP}/promote-to"
+ANNOTATION_PROMOTE_ID: Final = f"{GROUP}/promote-id"
 
 # On a Lease: what the sidecars read and write there.
 ANNOTATION_EPOCH: Final = record.EPOCH
@@ -47,6 +51,10 @@ ANNOTATION_USER_TEMPLATE: Final = f"{GROUP}/spec-hash"
 """On pods: hash of what the user wrote; equal while only the operator's part differs."""
 ANNOTATION_CONFIG: Final = f"{GROUP}/config-hash"
 """On pods: hash of the sidecar's configuration."""
+ANNOTATION_ZONE: Final = f"{GROUP}/zone"
+"""On pods: value of the node's label that spec.replication.spread names; the sidecar reads it from its own pod."""
+ZONE_UNKNOWN: Final = "?"
+"""No label can have this value. All pods whose zone is not known are in it, so of them one acknowledgement counts."""
 
 FINALIZER: Final = f"{GROUP}/protect"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from support import cel_replication
 from support.cel_case import APP, Case, Change, app, pod, primary, spec
 
 _SQL: Final = {"initdb": {"sql": ["CREATE TABLE a (b)"]}}
@@ -437,4 +438,4 @@ SCHEMA: Final = [
     ),
 ]
 
-CASES: Final = [*NAMES, *TEMPLATE, *SERVICES, *TIMES, *DATA, *TRANSITIONS, *SCHEMA]
+CASES: Final = [*NAMES, *TEMPLATE, *SERVICES, *TIMES, *DATA, *TRANSITIONS, *SCHEMA, *cel_replication.CASES]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from sqlitecluster_operator.api.base import Int32, Label, Model, OpenModel, Quantity, Rule
+from sqlitecluster_operator.api.base import Int32, Int64, Label, Model, OpenModel, Quantity, Rule
 
 SIDECAR_CONTAINER: Final = "sqlite-sidecar"
 RESERVED_CONTAINERS: Final = (SIDECAR_CONTAINER, "sqlite-guard", "sqlite-bootstrap")
@@ -83,6 +83,8 @@ class PodSpec(OpenModel):
     """Must not be set: pods run as the ServiceAccount that the operator makes, named like the cluster."""
     affinity: AnyObject | None = None
     """Node and pod affinity; may be set here or in spec.affinity, not in both."""
+    termination_grace_period_seconds: Annotated[Int64, Field(ge=0)] | None = None
+    """Seconds that the pod has to end. Unset: spec.primary.switchoverTimeout and 30 s."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

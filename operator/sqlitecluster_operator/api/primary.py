@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -73,6 +73,9 @@ class Primary(Model):
     """Safety between the old primary's last write and the new primary's first."""
     candidates: Candidates | None = None
     """Which pods may become the primary. Unset: all."""
+    api_outage_policy: Literal["Fence", "HoldIfPeersAgree"] = "Fence"
+    """What the primary does without an API server. Fence: it stops writing before its lease ends. HoldIfPeersAgree: it
+    goes on while every other candidate promises it not to take over."""
     switchover_timeout: Duration = "60s"
     """A hand-off that takes longer is given up, and the old primary goes on."""
     demote_delay: Duration = "10s"

@@ -30,6 +30,7 @@ from sqlitecluster_operator.api.pods import (
     TopologySpreadConstraint,
 )
 from sqlitecluster_operator.api.primary import Primary
+from sqlitecluster_operator.api.replication import SPEC_RULES, Replication
 
 SYSTEM_FOLDERS: Final = frozenset(
     {"/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var", "/var/run", "/tmp"}
@@ -91,24 +92,6 @@ class Database(Model):
             message="names that end in -journal, -wal, -shm, -pos or -lock belong to SQLite and to the mount",
             field="name",
             check=lambda self, _: not self.name.endswith(("-journal", "-wal", "-shm", "-pos", "-lock")),
-        ),
-    )
-
-
-class Replication(Model):
-    """How transactions travel to the replicas."""
-
-    compression: Literal["None", "LZ4"] = "LZ4"
-    """Compression of new transactions, on the network and on disk. None: less work for each commit, more bytes."""
-    max_lag: Duration | None = None
-    """A replica that is further behind is not ready and leaves the -ro and -r Services. Unset: any lag is fine."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.maxLag) || duration(self.maxLag) > duration('0s')",
-            message="maxLag must be more than 0s; leave it out for no limit",
-            field="maxLag",
-            check=lambda self, _: self.max_lag is None or duration_seconds(self.max_lag) > 0,
         ),
     )
 
@@ -274,7 +257,7 @@ class SQLiteClusterSpec(Model):
     bootstrap: Bootstrap | None = None
     """What a new cluster starts with. Unset: empty. Cannot be changed afterwards."""
     replication: Replication = Field(default_factory=Replication)
-    """How transactions travel to the replicas."""
+    """How transactions travel to the replicas, and when a commit is answered."""
     primary: Primary = Field(default_factory=Primary)
     """How the primary is chosen and replaced."""
     replica_writes: Literal["Busy", "ReadOnly"] = "Busy"
@@ -359,4 +342,5 @@ class SQLiteClusterSpec(Model):
             field="hibernate",
             check=lambda self, _: not (self.hibernate and self.suspend),
         ),
+        *SPEC_RULES,
     )

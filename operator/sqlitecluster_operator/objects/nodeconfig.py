@@ -5,10 +5,13 @@ Keys are those of ``sqlitecluster.config``; a test loads what is made here with 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Final
 
 import yaml
 
+from sqlitecluster.config import model as config
+from sqlitecluster.config.load import camel
 from sqlitecluster_operator import names
 from sqlitecluster_operator.api import SQLiteCluster, SQLiteClusterSpec, duration_seconds, quantity_value
 from sqlitecluster_operator.objects import bootstrap
@@ -49,6 +52,7 @@ def node_config(cluster: SQLiteCluster) -> dict[str, Any]:
         "runOn": spec.run_on,
         "replicaWrites": spec.replica_writes,
         "compression": spec.replication.compression,
+        **_replication(spec),
         "retention": _retention(spec),
         **({"maxLagS": duration_seconds(spec.replication.max_lag)} if spec.replication.max_lag else {}),
         "election": _election(cluster),
@@ -75,12 +79,34 @@ def _election(cluster: SQLiteCluster) -> dict[str, Any]:
             "retryPeriodS": primary.lease.retry_period_seconds,
             "marginMs": primary.fence.margin_millis,
         },
+        **_unless_default({"apiOutagePolicy": primary.api_outage_policy}, config.Election),
         "failoverDelayS": duration_seconds(primary.failover_delay),
         "switchoverTimeoutS": duration_seconds(primary.switchover_timeout),
         "demoteDelayS": duration_seconds(primary.demote_delay),
         "credentialsDir": API_DIR,
         "peerDomain": f"{names.headless(cluster.metadata.name)}.${{POD_NAMESPACE}}.svc",
     }
+
+
+def _replication(spec: SQLiteClusterSpec) -> dict[str, Any]:
+    """When a commit is answered. With ``spread`` a node's zone is unknown until the operator has told the pod."""
+    given = spec.replication
+    values = {
+        "mode": given.mode,
+        "acks": given.acks,
+        "ackTimeoutS": duration_seconds(given.ack_timeout),
+        "durability": given.durability,
+        "localDurability": given.local_durability,
+        "zone": names.ZONE_UNKNOWN if given.spread else "",
+    }
+    told = _unless_default(values, config.Replication)
+    return {"replication": told} if told else {}
+
+
+def _unless_default(values: dict[str, Any], section: type) -> dict[str, Any]:
+    """What differs from the sidecar's own defaults: an older sidecar, which does not know the keys, can start."""
+    defaults = {camel(one.name): one.default for one in fields(section)}
+    return {key: value for key, value in values.items() if value != defaults[key]}
 
 
 def _retention(spec: SQLiteClusterSpec) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def _spread(cluster: SQLiteCluster, pod: Object) -> None:
     elif "topologySpreadConstraints" in pod:
         return
     else:
-        rows = [{"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway"} for key in _SPREAD_OVER]
+        wanted = cluster.spec.replication.spread
+        keys = dict.fromkeys((*([wanted] if wanted else []), *_SPREAD_OVER))
+        rows = [{"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway"} for key in keys]
     pod["topologySpreadConstraints"] = [{**match, **row} for row in rows]
 
 

@@ -84,6 +84,19 @@ class LabelPod:
 
 
 @dataclass(frozen=True, slots=True)
+class TellZone:
+    """Write on a pod in which zone its node is; None: take that away."""
+
+    name: str
+    uid: str
+    zone: str | None
+
+    @property
+    def key(self) -> str:
+        return f"zone of Pod {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeClaim:
     """Ask for a larger volume."""
 
@@ -124,6 +137,7 @@ Action = (
     | Scale
     | DeletePod
     | LabelPod
+    | TellZone
     | ResizeClaim
     | MarkClaim
     | SetFinalizers

@@ -38,6 +38,8 @@ class Intent:
     cluster_id: str = ""
     lease_duration_s: int = 12
     selector: str = ""
+    spread: str = ""
+    """Label of nodes whose value is a pod's zone; empty: zones do not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sqlitecluster_operator import names
 
 Object = Mapping[str, Any]
 
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 _STARTING = ("ContainerCreating", "PodInitializing")
 
 
@@ -51,6 +52,8 @@ class PodView:
     labels: Mapping[str, str] = field(default_factory=dict)
     template_hash: str = ""
     user_hash: str = ""
+    zone: str | None = None
+    """What the pod was told about its zone; None: nothing."""
     created: dt.datetime | None = None
     sidecar_running: bool = False
     sidecar_started: bool = False
@@ -119,10 +122,9 @@ class NodeView:
     ready: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def zone(self) -> str:
-        """The zone that the node is in."""
-        return str(self.labels.get("topology.kubernetes.io/zone", ""))
+    def zone(self, label: str = "") -> str:
+        """The zone that the node is in, by a label of its own or the usual one; empty when it has no such label."""
+        return str(self.labels.get(label or ZONE_LABEL, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ def read_pod(raw: Object) -> PodView | None:
         labels=labels,
         template_hash=str(annotations.get(names.ANNOTATION_TEMPLATE, "")),
         user_hash=str(annotations.get(names.ANNOTATION_USER_TEMPLATE, "")),
+        zone=annotations.get(names.ANNOTATION_ZONE),
         created=moment_of(meta.get("creationTimestamp")),
         sidecar_running=_running_since(sidecar) is not None,
         sidecar_started=bool(sidecar.get("started")),

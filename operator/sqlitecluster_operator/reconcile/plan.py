@@ -64,6 +64,7 @@ def _reconcile(draft: Draft, intent: Intent) -> Plan:
     _own_finalizer(draft)
     _lease(draft, intent)
     pods.label(draft)
+    pods.tell_zones(draft, intent)
     own: Request | None = None
     wanted = case.around.stateful_set.replicas if case.around.stateful_set else 0
     if not intent.suspend:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sqlitecluster_operator import names
-from sqlitecluster_operator.reconcile.actions import DeletePod, LabelPod
+from sqlitecluster_operator.reconcile.actions import DeletePod, LabelPod, TellZone
 from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft, Intent
 from sqlitecluster_operator.reconcile.handoff import Request
 from sqlitecluster_operator.reconcile.observed import PodView
@@ -38,6 +38,24 @@ def label(draft: Draft) -> None:
         wrong = pod.role != wanted and (wanted == names.ROLE_PRIMARY or pod.role == names.ROLE_PRIMARY)
         if wrong and draft.lasted(f"role of {pod.uid}", ROLE_PATIENCE_S):
             draft.actions.append(LabelPod(pod.name, pod.uid, wanted))
+
+
+def tell_zones(draft: Draft, intent: Intent) -> None:
+    """Each pod knows its zone: the value of its node's label that ``spec.replication.spread`` names."""
+    case = draft.case
+    for pod in case.around.pods:
+        zone: str | None = None
+        if intent.spread:
+            node = case.around.nodes.get(pod.node)
+            if node is None:  # not placed yet, or not seen yet
+                continue
+            zone = node.zone(intent.spread) or names.ZONE_UNKNOWN
+        if pod.deleting or pod.zone == zone:
+            continue
+        draft.actions.append(TellZone(pod.name, pod.uid, zone))
+        if zone == names.ZONE_UNKNOWN:
+            text = f"{pod.node}, the node of {pod.name}, has no label {intent.spread}: of all such pods one counts"
+            draft.note("ZoneUnknown", text, warning=True)
 
 
 def replicas(draft: Draft, intent: Intent) -> tuple[int, Request | None]:

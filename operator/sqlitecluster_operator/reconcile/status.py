@@ -270,7 +270,7 @@ def _instance(case: Case, pod: PodView) -> dict[str, Any]:
         "epoch": probe.epoch if probe else None,
         "version": probe.version if probe else None,
         "node": pod.node,
-        "zone": node.zone if node else None,
+        "zone": node.zone(case.intent.spread if case.intent else "") if node else None,
         "podIP": pod.ip,
         "sidecarRestarts": pod.sidecar_restarts or None,
         "message": (_why(pod).strip(" ()") or (probe.problem if probe else ""))[:1024],

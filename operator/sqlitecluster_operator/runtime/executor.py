@@ -26,6 +26,7 @@ from sqlitecluster_operator.reconcile.actions import (
     ResizeClaim,
     Scale,
     SetFinalizers,
+    TellZone,
 )
 from sqlitecluster_operator.runtime import kinds
 from sqlitecluster_operator.runtime.api import API, APIError, Conflict, Forbidden, NotFound, Object, Refused
@@ -72,6 +73,7 @@ class Executor:
             Scale: self._scale,
             DeletePod: self._delete_pod,
             LabelPod: self._label_pod,
+            TellZone: self._tell_zone,
             ResizeClaim: self._resize_claim,
             MarkClaim: self._mark_claim,
             SetFinalizers: self._set_finalizers,
@@ -161,6 +163,10 @@ class Executor:
         ordinal = names.ordinal(self._key.name, action.name)
         labels = {names.LABEL_INSTANCE: str(ordinal)} | ({names.LABEL_ROLE: action.role} if action.role else {})
         body = {"metadata": {"uid": action.uid, "labels": labels}}
+        self._see(kinds.POD, await self._api.patch(kinds.POD, self._key.namespace, action.name, body))
+
+    async def _tell_zone(self, action: TellZone) -> None:
+        body = {"metadata": {"uid": action.uid, "annotations": {names.ANNOTATION_ZONE: action.zone}}}
         self._see(kinds.POD, await self._api.patch(kinds.POD, self._key.namespace, action.name, body))
 
     async def _resize_claim(self, action: ResizeClaim) -> None:

@@ -227,6 +227,10 @@ def test_what_does_not_concern_pods_does_not_replace_them(spec: dict[str, Any]) 
         {"sidecar": {"image": "other:2"}},
         {"primary": {"switchoverTimeout": "30s"}},
         {"retention": {"ltx": "20m"}},
+        {"replication": {"mode": "Quorum"}},
+        {"replication": {"mode": "Quorum", "ackTimeout": "6s"}},
+        {"replication": {"localDurability": "Always"}},
+        {"primary": {"apiOutagePolicy": "HoldIfPeersAgree"}},
     ],
 )
 def test_what_concerns_pods_is_a_new_version_of_the_users(spec: dict[str, Any]) -> None:
@@ -258,3 +262,50 @@ def test_a_lease_that_is_made_anew_does_not_begin_at_0() -> None:
 def test_everything_is_plain_yaml() -> None:
     for body in make().values():
         assert yaml.safe_load(yaml.safe_dump(body)) == body
+
+
+def node_yaml(spec: dict[str, Any] | None = None) -> dict[str, Any]:
+    found = yaml.safe_load(make(spec)["ConfigMap", "notes-config"]["data"]["node.yaml"])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_an_older_sidecar_can_read_the_configuration_of_a_cluster_that_asks_for_nothing_new() -> None:
+    config = node_yaml()
+
+    assert "replication" not in config
+    assert "apiOutagePolicy" not in config["election"]
+
+
+def test_when_a_commit_is_answered_reaches_the_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POD_NAME", "POD_NAMESPACE", "POD_UID", "POD_IP"):
+        monkeypatch.setenv(name, "10.0.0.1" if name == "POD_IP" else "notes-0")
+    replication = {"mode": "Quorum", "acks": 2, "ackTimeout": "1500ms", "durability": "Preferred", "spread": "rack"}
+    spec = {
+        "replication": {**replication, "localDurability": "Always"},
+        "primary": {"apiOutagePolicy": "HoldIfPeersAgree"},
+    }
+    path = tmp_path / "node.yaml"
+    path.write_text(yaml.safe_dump(node_yaml(spec)))
+
+    config = load(path)
+
+    got = config.replication
+    assert (got.mode, got.acks, got.ack_timeout_s, got.durability) == ("Quorum", 2, 1.5, "Preferred")
+    assert (got.local_durability, got.zone) == ("Always", names.ZONE_UNKNOWN)
+    assert config.election is not None
+    assert config.election.api_outage_policy == "HoldIfPeersAgree"
+
+
+def test_pods_are_spread_over_what_acknowledgements_are_counted_by() -> None:
+    def keys(spec: dict[str, Any]) -> list[str]:
+        return [row["topologyKey"] for row in pod_of(spec)["spec"]["topologySpreadConstraints"]]
+
+    usual = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    quorum = {"mode": "Quorum"}
+
+    assert keys({}) == usual
+    assert keys({"replication": {**quorum, "spread": "rack"}}) == ["rack", *usual]
+    assert keys({"replication": {**quorum, "spread": usual[1]}}) == usual[::-1]
+    given = [{"topologyKey": "mine"}]
+    assert keys({"replication": {**quorum, "spread": "rack"}, "topologySpread": given}) == ["mine"]
