@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 SLOTS: Final = 8192
-SLOT_WORDS: Final = 160
+SLOT_WORDS: Final = 192
 NAME_WORDS: Final = 128  # 1,024 bytes: a u64 length and up to 1,016 bytes of UTF-8
 NAME_AT: Final = SLOT_WORDS - NAME_WORDS
 NODE_WORDS: Final = 512
@@ -38,6 +38,7 @@ ROLE_NONE, ROLE_PRIMARY, ROLE_REPLICA, ROLE_FENCED, ROLE_DISCONNECTED = range(5)
 ROLE_NAMES: Final = ("disconnected", "primary", "replica", "fenced", "disconnected")
 
 KIND_EMPTY, KIND_DATABASE, KIND_OTHER = range(3)
+HELD_WAL, HELD_SPOOL = range(2)
 
 
 class NodeWord:
@@ -68,6 +69,8 @@ class NodeWord:
     DRAINING = 22  # [replicator] 1: no database is made, opened or dropped now; a hand-off is being prepared
     PROMOTIONS = 23  # [replicator] grows each time that this node stops applying and lets programs write
     OPENER_PID = 24  # [supervisor] opens files of the mount for the replicator, as privileged as that; 0 = none
+    HOLD = 25  # [replicator] 1: the write that completes a commit waits for HELD_DONE
+    HOLD_MS = 26  # [replicator] ms after which such a write fails even if the replicator says nothing
     PRIMARY_NAME = 64  # [replicator] 64 words: length and bytes
 
 
@@ -105,6 +108,15 @@ class Word:
     PAGE_SIZE = 28  # [mount] bytes, from the database header; 0 unknown
     FROZEN = 29  # [replicator] 1: opens by programs park (an install is running)
     WAL_OF = 30  # [mount] PROMOTIONS for which the WAL words are true: a replica writes past the mount
+    HELD_SEQ = 31  # [mount] grows with each commit that is held back; stored after the four below
+    HELD_KIND = 32  # [mount] HELD_WAL: bytes of the log; HELD_SPOOL: a spool of the database
+    HELD_AT = 33  # [mount] byte offset in the log, or number of the spool
+    HELD_LEN = 34  # [mount] bytes
+    HELD_GEN = 35  # [mount] WAL_GEN it belongs to
+    HELD_DONE = 36  # [replicator] newest that is acknowledged: it may be completed
+    HELD_FAILED = 37  # [replicator] newest that must not be completed
+    HELD_OVER = 38  # [mount] newest whose program was answered
+    HELD_WRITTEN = 39  # [mount] newest that is completed: its bytes are in the log, or its journal has ended
 
 
 class State:

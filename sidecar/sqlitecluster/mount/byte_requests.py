@@ -57,6 +57,7 @@ class ByteRequests:
         handle = self._operations.handle(fh)
         await self._syncing.sync(handle.file, data_only=data_only)
         if handle.writing and not handle.privileged and handle.file.database is not None:
+            await handle.file.acknowledged()
             handle.file.context.check_fence()
 
     def failed(self, error: Exception, name: str) -> int:

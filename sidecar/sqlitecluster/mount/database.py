@@ -19,6 +19,7 @@ from typing import Final
 
 from sqlitecluster import failpoints
 from sqlitecluster.errors import NoSpace
+from sqlitecluster.mount import holding
 from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.dirty import DirtyRanges
@@ -27,7 +28,7 @@ from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.tracked import DatabaseFile, JournalFile, WalFile
 from sqlitecluster.mount.waltrack import HEADER_BYTES
 from sqlitecluster.shared import KIND_DATABASE, KIND_EMPTY, KIND_OTHER, Word
-from sqlitecluster.store.spool import FLAG_RAW, FLAG_TRUNCATED, copy_spool, spool_path
+from sqlitecluster.store.spool import FLAG_HELD, FLAG_RAW, FLAG_TRUNCATED, copy_spool, spool_path
 
 _PAGE_SIZES: Final = frozenset(1 << n for n in range(9, 17))
 _SMALL_SPOOL_BYTES: Final = 1 << 20
@@ -186,8 +187,31 @@ class Database:
         """
         if self.dirty:
             self._spool(0)
+        else:
+            holding.journal_ended(self)
         self.journal_active = False
         self.touch()
+
+    def hold(self) -> bool:
+        """Hand over a transaction whose journal is still there, as a commit that waits; False when there is none.
+
+        Raises:
+            OSError: ENOSPC.
+        """
+        if not self.journal_active:
+            return False
+        if not holding.waits_for_spool(self):
+            if not self.dirty:
+                return False
+            self._spool(FLAG_HELD)
+            self.touch()
+        return True
+
+    def held_is_durable(self) -> None:
+        """Enough replicas hold what was handed over; what is written from now on is something else."""
+        if self.dirty:
+            self.dirty.clear()
+        holding.answered(self)
 
     def spool_raw(self) -> None:
         """What was written without a journal is finished: hand it over."""
@@ -248,6 +272,10 @@ class Database:
         if self.context.is_fenced and not flags & FLAG_RAW:  # copying takes time; nothing is announced yet
             path.unlink(missing_ok=True)
             self.context.check_fence()
+        if flags & FLAG_HELD:  # the ranges stay: if it fails, what takes it back needs them
+            holding.spool(self, seq)
+            self.words[Word.SPOOL_SEQ] = seq
+            return
         self.words[Word.SPOOL_SEQ] = seq
         self.dirty.clear()
         self.words[Word.DIRTY_RAW] = 0

@@ -86,6 +86,9 @@ class File:
     async def settled(self) -> None:
         """Wait until what ``write`` or ``truncate`` waits for has happened."""
 
+    async def acknowledged(self) -> None:
+        """After a program's fsync: wait until what it completes may be answered."""
+
     def sync(self, *, data_only: bool) -> None:
         """[any thread] Make the content durable."""
         if data_only:

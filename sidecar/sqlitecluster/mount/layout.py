@@ -95,6 +95,10 @@ class Layout:
         """The table of written ranges."""
         return f"{self.runtime}/dirty/{encode_name(name)}"
 
+    def held(self, slot: int) -> str:
+        """The bytes that complete a commit and are held back."""
+        return f"{self.runtime}/held/{slot}"
+
     def orphan(self, ino: int) -> str:
         """Where an unlinked open file waits for its last close."""
         return f"{self.data}/orphans/{ino}"
@@ -103,5 +107,5 @@ class Layout:
         """Make the folders."""
         for path in ("dbs", "files", "orphans", "spool", "trash"):
             os.makedirs(f"{self.data}/{path}", exist_ok=True)
-        for path in ("shm", "dirty", "spool"):
+        for path in ("shm", "dirty", "spool", "held"):
             os.makedirs(f"{self.runtime}/{path}", mode=0o700, exist_ok=True)

@@ -6,7 +6,9 @@ Rules:
     3. Dirty ranges are marked before the write; a commit is spooled before the journal goes.
        The fence is asked before the write that completes a commit and again before its answer:
        a commit that is refused leaves no valid frame behind.
-    4. A request may come twice (after a take-over): the same bytes again change nothing.
+    4. While commits are held back (``holding``) the write that completes one waits; the bytes
+       reach the log only when enough replicas have the commit.
+    5. A request may come twice (after a take-over): the same bytes again change nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from sqlitecluster.mount import holding
 from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind
@@ -88,6 +91,19 @@ class DatabaseFile(TrackedFile):
         super().opened(writing=writing, privileged=privileged)
         if writing and not privileged:
             self.owner.words[Word.WRITERS] += 1
+
+    async def acknowledged(self) -> None:
+        """After a program's fsync in the middle of a rollback-mode transaction: its pages are final now.
+
+        Raises:
+            OSError: EIO: not enough replicas hold it, and the program rolls it back; ENOSPC.
+        """
+        owner = self.owner
+        if not holding.is_on(owner) or not owner.hold():
+            return
+        await holding.judged(owner)
+        holding.passed(owner)
+        owner.held_is_durable()
 
     def released(self, *, writing: bool, privileged: bool) -> None:
         """When the last writer is gone, raw writes are finished."""
@@ -172,18 +188,28 @@ class WalFile(TrackedFile):
             if tracker.rewinds(offset, data):
                 tracker.rewind(offset)
                 self._publish()
+        held = not privileged and holding.is_on(self.owner) and tracker.completes(offset, data)
+        if held and not holding.wal(self.owner, offset, data):
+            return None  # ``write`` is asked again
         done = os.pwrite(self.fd if self.fd >= 0 else self.descriptor(), data, offset)
         seen = tracker.feed(offset, data if done == len(data) else data[:done])
         if seen:
-            words = self.owner.words
-            words[Word.WAL_SIZE] = tracker.size
+            self.owner.words[Word.WAL_SIZE] = tracker.size
             if seen is Seen.COMMIT:
-                if self.context.is_fenced and not privileged:
-                    self._void(offset, done)
-                words[Word.WAL_END] = tracker.end
-                words[Word.EVENT_SEQ] += 1
-                self.context.replicator.ring()
+                self._committed(offset, done, privileged=privileged, held=bool(held))
         return done
+
+    def _committed(self, offset: int, length: int, *, privileged: bool, held: bool) -> None:
+        """A commit frame is complete. One that was held back is safe elsewhere, so a fence that passed
+        just now does not take it back."""
+        if not privileged and not held and self.context.is_fenced:
+            self._void(offset, length)
+        words = self.owner.words
+        words[Word.WAL_END] = self.tracker.end
+        if held:
+            holding.written(self.owner)
+        words[Word.EVENT_SEQ] += 1
+        self.context.replicator.ring()
 
     def truncate(self, size: int, *, privileged: bool) -> bool | None:
         """Cut; below the last commit only when that is captured."""
@@ -202,11 +228,14 @@ class WalFile(TrackedFile):
         return True
 
     async def settled(self) -> None:
-        """Until the replicator has every commit of this generation.
+        """Until the replicator has every commit of this generation, or has judged the one that is held back.
 
         Raises:
             OSError: EIO at the deadline: the frames stay as they are.
         """
+        if holding.waits(self.owner):
+            await holding.judged(self.owner)
+            return
         self.owner.touch()
         deadline = time.monotonic() + self.context.config.park_s
         if not await Park(self.owner.is_captured, deadline):

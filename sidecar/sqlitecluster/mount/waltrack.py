@@ -113,6 +113,45 @@ class WalTracker:
         """Where the frame begins that a byte belongs to."""
         return HEADER_BYTES + (offset - HEADER_BYTES) // self._frame * self._frame if self._frame else offset
 
+    def completes(self, offset: int, data: Data) -> int:
+        """Before a write: the end of the commit frame that it makes valid; 0 when it makes none.
+
+        A commit frame without salt (rule 4) is not valid: the rewrite of its header completes it.
+        """
+        if not self._frame or offset < HEADER_BYTES:
+            return 0
+        length = len(data)
+        if offset == self.size and length == self._page and offset == self._start + FRAME_HEADER_BYTES:
+            if not self._commit:
+                return 0
+            end = offset + length
+        else:
+            end = self._completed(offset, offset + length)
+        if not end or self._in_file(end - self._frame, offset, data):
+            return 0
+        head = self._seen_through(end - self._frame, offset, data)
+        return end if head[4:8] != _NO_COMMIT and head[8:16] == self._salt else 0
+
+    def _completed(self, offset: int, end: int) -> int:
+        """The end of the highest frame that would be whole after a write of ``offset`` … ``end``."""
+        reach = HEADER_BYTES + (max(end, self._start, self.size) - HEADER_BYTES) // self._frame * self._frame
+        return reach if reach > offset and reach > HEADER_BYTES else 0
+
+    def _in_file(self, start: int, offset: int, data: Data) -> bool:
+        """Whether a frame is whole in this generation, and the write changes nothing of it."""
+        if start + self._frame > self.size:
+            return False
+        low, high = max(start, offset), min(start + self._frame, offset + len(data))
+        return low >= high or self._read(low, high - low) == bytes(data[low - offset : high - offset])
+
+    def _seen_through(self, start: int, offset: int, data: Data) -> bytes:
+        """A frame's header as it will be."""
+        head = bytearray(self._read(start, FRAME_HEADER_BYTES).ljust(FRAME_HEADER_BYTES, b"\0"))
+        low, high = max(start, offset), min(start + FRAME_HEADER_BYTES, offset + len(data))
+        if low < high:
+            head[low - start : high - start] = data[low - offset : high - offset]
+        return bytes(head)
+
     def rewind(self, offset: int) -> None:
         """Everything from ``offset`` (a frame's start) on is void."""
         self._rewind(offset)

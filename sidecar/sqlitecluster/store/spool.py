@@ -33,6 +33,7 @@ from sqlitecluster.store.disk import translate
 
 FLAG_RAW: Final = 1  # written with neither journal nor WAL
 FLAG_TRUNCATED: Final = 2  # the file became shorter
+FLAG_HELD: Final = 4  # its journal has not ended: the commit waits for acknowledgements
 
 _MAGIC: Final = b"SCSPOOL1"
 _HEAD: Final = struct.Struct("<8sIIQQQQ")

@@ -159,3 +159,44 @@ def test_a_file_that_is_no_log_has_no_commits(junk: bytes) -> None:
     tracker.load(len(junk))
     tracker.feed(len(junk), b"more")
     assert tracker.end == 0
+
+
+# -- what a write would complete, before it is made
+
+
+def header_of(number: int, commit: int, salt: bytes = SALT) -> bytes:
+    return number.to_bytes(4, "big") + commit.to_bytes(4, "big") + salt + b"chainsum"
+
+
+def test_the_page_of_a_commit_frame_completes_it(log: Log) -> None:
+    log.frame(0, 0)
+    log.write(end(1), header_of(1, 2))
+    assert log.tracker.completes(end(1) + 24, bytes(PAGE)) == end(2)
+
+
+def test_a_header_or_a_frame_without_a_commit_completes_nothing(log: Log) -> None:
+    assert not log.tracker.completes(end(0), header_of(1, 2))
+    log.write(end(0), header_of(1, 0))
+    assert not log.tracker.completes(end(0) + 24, bytes(PAGE))
+
+
+def test_only_the_last_piece_of_a_page_completes(log: Log) -> None:
+    log.write(end(0), header_of(1, 1))
+    assert not log.tracker.completes(end(0) + 24, bytes(100))
+    log.write(end(0) + 24, bytes(100))
+    assert log.tracker.completes(end(0) + 124, bytes(PAGE - 100)) == end(1)
+
+
+def test_a_whole_frame_in_one_write_completes(log: Log) -> None:
+    assert log.tracker.completes(end(0), header_of(1, 1) + bytes(PAGE)) == end(1)
+
+
+def test_a_commit_frame_without_a_salt_is_completed_by_its_header(log: Log) -> None:
+    log.frame(0, 0)
+    log.write(end(1), header_of(2, 2, bytes(8)))
+    assert not log.tracker.completes(end(1) + 24, bytes(PAGE))
+    log.write(end(1) + 24, bytes(PAGE))
+    assert not log.tracker.completes(end(0), header_of(1, 0))
+    assert log.tracker.completes(end(1), header_of(2, 2)) == end(2)
+    log.write(end(1), header_of(2, 2))
+    assert not log.tracker.completes(end(1), header_of(2, 2)), "it is there already"
