@@ -24,6 +24,7 @@ from sqlitecluster.kubeapi.errors import APIUnavailable, KubeError, Unauthorized
 
 log = logging.getLogger(__name__)
 
+ZONE: Final = "sqlitecluster.dev/zone"
 _ANSWER_MAX: Final = 8 << 20
 _WATCH_S: Final = 240
 _SILENCE_S: Final = 300.0
@@ -40,6 +41,8 @@ class Pod:
     labels: Mapping[str, str]
     node: str = ""
     is_terminating: bool = False
+    zone: str | None = None
+    """Value of its annotation ``sqlitecluster.dev/zone``; None: it has none."""
 
 
 class KubeAPI:
@@ -192,6 +195,7 @@ def _pod(item: Mapping[str, Any]) -> Pod:
         dict(metadata.get("labels") or {}),
         str(spec.get("nodeName") or ""),
         bool(metadata.get("deletionTimestamp")),
+        (metadata.get("annotations") or {}).get(ZONE),
     )
 
 

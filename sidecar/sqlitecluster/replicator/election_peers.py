@@ -83,6 +83,7 @@ class Peers:
             KubeError: it does not.
         """
         self._pods = await self._api.list_pods({CLUSTER_LABEL: self._config.cluster})
+        self._replicator.services.zones.seen(self._pods)
         return self._pods
 
     # -- asking ----------------------------------------------------------------------

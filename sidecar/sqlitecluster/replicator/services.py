@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlitecluster import failpoints
+from sqlitecluster.replicator.zones import Zones
 from sqlitecluster.units import encode_name
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class NodeServices:
     """Databases of programs whose role locks we hold already while they are still being captured."""
     on_transaction: Callable[[str, Header, Position], None] = _ignore_transaction
     """(name, header, position) after a capture or an apply; any thread."""
+    zones: Zones = field(default_factory=Zones)
     failpoint: Callable[[str], None] = failpoints.hit
 
     def find(self, name: str) -> DatabaseStore | None:

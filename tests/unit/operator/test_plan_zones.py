@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sqlitecluster.kubeapi import client
 from sqlitecluster_operator import names
 from sqlitecluster_operator.reconcile.actions import TellZone
 from sqlitecluster_operator.reconcile.observed import NodeView, PodView, read_pod
@@ -84,3 +85,4 @@ def test_the_zone_of_a_pod_is_read_from_its_annotation() -> None:
 
     assert pod is not None
     assert pod.zone == "r1"
+    assert names.ANNOTATION_ZONE == client.ZONE  # where sidecars read it

@@ -11,6 +11,7 @@ import pytest
 from sqlitecluster.election.messages import NodeState
 from sqlitecluster.kubeapi import Pod
 from sqlitecluster.replicator.election_peers import Peers
+from sqlitecluster.replicator.zones import Zones
 from support.electionbench import peer
 
 
@@ -28,7 +29,7 @@ class Api:
 def peers(known: list[Pod], living: list[Pod]) -> tuple[Peers, Api]:
     election = SimpleNamespace(cluster="c")
     config = SimpleNamespace(election=election, listen=SimpleNamespace(peers="0.0.0.0:20202"))
-    replicator: Any = SimpleNamespace(services=SimpleNamespace(config=config))
+    replicator: Any = SimpleNamespace(services=SimpleNamespace(config=config, zones=Zones()))
     elector: Any = SimpleNamespace(me=SimpleNamespace(pod="c-0"))
     api = Api(living)
     made = Peers(replicator, api, elector, lambda _ready: None)  # type: ignore[arg-type]
