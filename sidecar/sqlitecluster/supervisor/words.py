@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 
-SIZE = 10_489_856  # bytes of the shared memory
+SIZE = 12_587_008  # bytes of the shared memory
 
 MOUNT_SLEEPING = 5
 REPLICATOR_SLEEPING = 6
