@@ -8,15 +8,18 @@ Rules:
     3. A node that holds nothing never begins a cluster's history again: it needs the word
        of every other pod that they hold nothing either.
     4. The new epoch is above everything that this node, its peers or the Lease know.
+    5. A holder that may still be writing by agreement with others is left alone, see ``holding``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlitecluster.election.holding import still_held
 from sqlitecluster.election.instants import Instant
 from sqlitecluster.election.messages import NodeState, PeersAnswered
 from sqlitecluster.election.observation import Claim
+from sqlitecluster.election.quorum import ADVICE, obstacle
 from sqlitecluster.election.ranking import preference, weight
 from sqlitecluster.election.record import LeaseRecord
 
@@ -30,10 +33,23 @@ class Verdict:
     reason: str = ""
     patient: bool = False
     """Only for a while: another node should go first."""
+    loss: bool = False
+    """Only because a person accepts that acknowledged transactions may be lost."""
 
 
-def judge(claim: Claim, record: LeaseRecord, answer: PeersAnswered, known_epoch: int) -> Verdict:
-    """Decide with the newest answers of all who can be reached."""
+def judge(
+    claim: Claim,
+    record: LeaseRecord,
+    answer: PeersAnswered,
+    known_epoch: int,
+    *,
+    impatient: bool = False,
+    acks: int = 0,
+) -> Verdict:
+    """Decide with the newest answers of all who can be reached; ``impatient``: better ones had their chance.
+
+    ``acks``: how many acknowledgements are configured here.
+    """
     local, peers = answer.local, answer.peers
     if record.cluster_id and local.cluster_id and record.cluster_id != local.cluster_id:
         why = f"this node's data belong to cluster {local.cluster_id}, the Lease to {record.cluster_id}"
@@ -41,13 +57,18 @@ def judge(claim: Claim, record: LeaseRecord, answer: PeersAnswered, known_epoch:
     living = next((peer for peer in peers if peer.fence_ms > 0), None)
     if living is not None:
         return Verdict(0, "", f"{living.pod} says that it is the primary")
+    if why := still_held(claim, record, answer):
+        return Verdict(0, "", why)
     if local.blank and record.epoch > 0 and not _all_blank(answer):
         why = "this node holds no data, and not every other pod could be asked; it does not begin a new history"
         return Verdict(0, "EmptyNode", why)
     better = _better(record, answer)
-    if better is not None and claim is not Claim.OFFERED:
+    if better is not None and claim is not Claim.OFFERED and not impatient:
         return Verdict(0, "", f"{better.pod} should go first", patient=True)
-    return Verdict(next_epoch(claim, record, answer, known_epoch))
+    why = obstacle(record, answer, acks) if claim is not Claim.OFFERED and answer.asked else ""
+    if why and not record.loss_accepted(local.pod):
+        return Verdict(0, "QuorumLost", f"{why}; {ADVICE}")
+    return Verdict(next_epoch(claim, record, answer, known_epoch), loss=bool(why))
 
 
 def next_epoch(claim: Claim, record: LeaseRecord, answer: PeersAnswered, known_epoch: int) -> int:

@@ -5,12 +5,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlitecluster.config.model import LeaseTimes
+from sqlitecluster.election.holding import Agreement, Pledge
 from sqlitecluster.election.instants import MILLISECOND, NEVER, Instant, seconds
-from sqlitecluster.election.messages import Action, Demote, Note, PutLease, ReadLease, Released, Report, SetFence
+from sqlitecluster.election.membership import Wanted
+from sqlitecluster.election.messages import (
+    Action,
+    DataPath,
+    Demote,
+    Note,
+    PutLease,
+    ReadLease,
+    Released,
+    Report,
+    SetFence,
+)
 from sqlitecluster.election.observation import Observation
+from sqlitecluster.election.promise import Promise
 from sqlitecluster.election.record import HandOffResult, Holder, LeaseRecord
 from sqlitecluster.election.transfer import Arrival, Transfer
 
@@ -27,6 +40,11 @@ class ElectorSettings:
     switchover_timeout_s: float = 60.0
     demote_delay_s: float = 10.0
     cluster_id: str = ""
+    hold: bool = False
+    """Go on without the API server as long as every other candidate agrees."""
+
+    wanted: Wanted = field(default_factory=lambda: Wanted(0))
+    """What commits wait for, and this node's own store id."""
 
     def problem(self) -> str:
         """Why these times are not safe; empty when they are."""
@@ -54,6 +72,18 @@ class ElectorCore:
         self.transfer: Transfer | None = None
         """The hand-off under way."""
         self.ended = False
+        self.agreement = Agreement()
+        """As the primary: what the others agreed to."""
+        self.pledge: Pledge | None = None
+        """As a candidate: what it agreed to; told once from what was stored."""
+        self._others: frozenset[str] | None = None
+        self._held: Promise | None = None
+        """As primary: what it has promised in the Lease."""
+        self._next_promise: Promise | None = None
+        self._takes_loss = False
+        self._short = False
+        self._path: DataPath | None = None
+        self._in_force: tuple[frozenset[int], bool] | None = None
         self._promise = known_epoch
         self._fence_ns = seconds(times.renew_deadline_s) - times.margin_ms * MILLISECOND
         self._retry_ns = seconds(times.retry_period_s)
@@ -67,6 +97,7 @@ class ElectorCore:
         self._conflicts = 0
         self._stopping = False
         self._asking = False
+        self._asked = 0
         self._ask_at = NEVER
         self._patient_since: Instant | None = None
         self._not_before = NEVER
@@ -132,7 +163,34 @@ class ElectorCore:
             advertise=self.settings.address,
             released=False,
             result=self._result or record.result,
+            must_agree=self._to_list(record),
+            promise=self._next_promise or self._promise_to_take(record),
+            loss_handled=record.loss.id if record.loss is not None else record.loss_handled,
         )
+
+    def _promise_to_take(self, record: LeaseRecord) -> Promise:
+        """See ``promising``."""
+        raise NotImplementedError
+
+    def _to_list(self, record: LeaseRecord) -> frozenset[str] | None:
+        """Who must agree when this node goes on without renewals. A new one waits until the last one is stored."""
+        others = self._others if self.settings.hold else None
+        if self.is_primary:
+            if self.agreement.listed != record.must_agree:
+                return self.agreement.listed
+            self.agreement.listed = others
+        return others
+
+    def _needed(self) -> frozenset[str] | None:
+        """Who must agree now, whichever list the Lease has; None: this node may not go on by agreement."""
+        record, listed = self.seen.record, self.agreement.listed
+        if not self.is_primary or not self.settings.hold or self._reclaim or record is None:
+            return None
+        if record.holder != str(self.me) or record.epoch != self.epoch or record.must_agree is None or listed is None:
+            return None
+        if self.transfer is not None and self.transfer.swapped:
+            return None
+        return record.must_agree | listed
 
     def _renew(self, now: Instant) -> None:
         record = self.seen.record
@@ -158,16 +216,21 @@ class ElectorCore:
         if record is None or record.holder != str(self.me) or now.passed(self.fence):
             self._end()
             return
-        self._put(replace(record, holder="", released=True, advertise=""), now)
+        promise = self._held if self._held is not None and record.epoch == self.epoch else record.promise
+        self._put(replace(record, holder="", released=True, advertise="", must_agree=None, promise=promise), now)
 
     def _check_fence(self, now: Instant) -> None:
         if self.is_primary and now.passed(self.fence):
-            self._step_down("the lease could not be renewed in time")
+            complaint = self.agreement.complaint(self._needed() or ())
+            self._step_down("the lease could not be renewed in time" + (f", and {complaint}" if complaint else ""))
 
     def _step_down(self, reason: str) -> None:
         self.is_primary = self.is_open = self._reclaim = False
         self.transfer, self._result, self._arrival = None, None, None
         self._must_read, self._following = True, None
+        self._path, self._in_force, self._short = None, None, False
+        for code in ("HoldingByAgreement", "Degraded"):
+            self._report(code, "")
         self._do(SetFence(NEVER))
         self._do(Demote(reason))
 

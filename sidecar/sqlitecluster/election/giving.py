@@ -5,6 +5,8 @@ Rule: programs may write again only after a renewal that was sent later than the
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlitecluster.election import transfer as handing
 from sqlitecluster.election.core import ElectorCore
 from sqlitecluster.election.instants import NEVER, Instant, seconds
@@ -25,7 +27,7 @@ class Giving(ElectorCore):
                 self._finish_at_once(why, now)
 
     def _start(self, transfer: Transfer) -> None:
-        self.transfer, self._asking = transfer, True
+        self.transfer, self._asking, self._asked = transfer, True, 0
         self._do(AskPeers(0))
 
     def _finish_at_once(self, why: str, now: Instant) -> None:
@@ -59,7 +61,10 @@ class Giving(ElectorCore):
         until = None
         if transfer.request.kind == "demote":
             until = now.real_ns + seconds(self.settings.demote_delay_s)
-        self._put(transfer.swap(record, self.me, self.seen.known_epoch + 1, until, now), now)
+        self._put(transfer.swap(self._promised_in(record), self.me, self.seen.known_epoch + 1, until, now), now)
+
+    def _promised_in(self, record: LeaseRecord) -> LeaseRecord:
+        return replace(record, promise=self._held) if self._held is not None else record
 
     def _swapped(self, record: LeaseRecord, now: Instant) -> None:
         """The Lease names the target: this node is a replica from here on."""

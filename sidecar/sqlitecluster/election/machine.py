@@ -19,11 +19,13 @@ from __future__ import annotations
 from typing import Final
 
 from sqlitecluster.election import transfer as handing
+from sqlitecluster.election.agreeing import Agreeing
 from sqlitecluster.election.core import ElectorSettings
 from sqlitecluster.election.giving import Giving
 from sqlitecluster.election.instants import Instant, seconds
 from sqlitecluster.election.messages import (
     Action,
+    DataPath,
     Drain,
     Drained,
     Event,
@@ -36,9 +38,12 @@ from sqlitecluster.election.messages import (
     NotDrained,
     NotOpened,
     Opened,
+    OthersKnown,
     PeersAnswered,
+    PledgeAnswered,
     Terminate,
 )
+from sqlitecluster.election.promising import Promising
 from sqlitecluster.election.record import FINAL, LeaseRecord
 from sqlitecluster.election.taking import Taking
 from sqlitecluster.election.transfer import Phase
@@ -51,7 +56,7 @@ _CONFLICTS: Final = 3
 __all__ = ["Elector", "ElectorSettings"]
 
 
-class Elector(Giving, Taking):
+class Elector(Promising, Giving, Taking, Agreeing):
     """One node's part in electing the primary."""
 
     def step(self, event: Event) -> list[Action]:
@@ -68,6 +73,7 @@ class Elector(Giving, Taking):
         else:
             self._on_news(event)
         self._drive(now)
+        self._tell_data_path()
         return self._out
 
     def _drive(self, now: Instant) -> None:
@@ -76,6 +82,7 @@ class Elector(Giving, Taking):
         if self._stopping and not self.is_primary and not self._releasing and self._sent is None:
             self._end()
         elif self.is_primary:
+            self._hold(now)
             self._drive_primary(now)
         else:
             self._drive_follower(now)
@@ -107,6 +114,10 @@ class Elector(Giving, Taking):
                 self._on_ready(event)
             case NewerEpoch():
                 self._on_newer_epoch(event.epoch)
+            case DataPath():
+                self._on_data_path(event)
+            case OthersKnown() | PledgeAnswered():
+                self._on_others(event)
 
     def _on_peers(self, event: PeersAnswered) -> None:
         self._asking = False
@@ -136,7 +147,7 @@ class Elector(Giving, Taking):
             self._take(now, self.seen.known_epoch + 1)
         elif self.transfer is not None and self.transfer.phase is Phase.SWAPPING:
             self._swap(now)
-        elif not early:
+        elif not self._change_promise(now) and not early:
             self._renew(now)
 
     def _drive_follower(self, now: Instant) -> None:
@@ -191,6 +202,7 @@ class Elector(Giving, Taking):
         elif event.record.holder != str(self.me):
             self._swapped(event.record, event.received)
         elif self.is_primary and event.record.epoch == self.epoch:
+            self._held = event.record.promise
             self._renewed(event.sent, event.received)
         else:
             self._won(event.record, event.sent, event.received)
@@ -225,7 +237,7 @@ class Elector(Giving, Taking):
             self._end()
 
     def _renewed(self, sent: Instant, now: Instant) -> None:
-        self.fence = sent.plus(self._fence_ns)
+        self._fence_by_lease(sent, now)
         transfer = self.transfer
         if transfer is None or not transfer.swapped or transfer.phase is Phase.ABORTING:
             self._refence()
@@ -254,8 +266,9 @@ class Elector(Giving, Taking):
         """What a primary reads after a conflict, a failure, or when told of news."""
         mine, self._reclaim = record.holder == str(self.me), False
         if mine and record.epoch == self.epoch:
+            self._held = record.promise if sent is not None else self._held
             if sent is not None and not now.passed(sent.plus(self._fence_ns)):
-                self.fence = max(self.fence, sent.plus(self._fence_ns), key=lambda f: f.boot_ns)
+                self._fence_by_lease(sent, now)
                 if self.transfer is None or not self.transfer.swapped:
                     self._refence()
             self._next = now

@@ -40,6 +40,12 @@ class NodeState:
     """As primary: milliseconds for which its fence stays open; 0: it acknowledges nothing."""
     address: str = ""
     """``host:port`` of its peers address."""
+    store: int = 0
+    """Store id: it stands for the volume. 0: not told."""
+    pledged_to: str = ""
+    """A holder (pod and uid) that it promised not to take over from; see ``holding``."""
+    pledged_ms: int = 0
+    """For how long that promise still binds it."""
 
     @property
     def blank(self) -> bool:
@@ -102,6 +108,10 @@ class PeersAnswered:
     known: int
     """Pods of the cluster beside this one, reachable or not."""
     now: Instant
+    asked: int = 0
+    """The epoch of ``AskPeers``, filled in by the elector: who answered has promised it."""
+    pods: frozenset[str] = frozenset()
+    """All pods (with their uid) as the API listed them last; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,42 @@ class NewerEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class OthersKnown:
+    """The API listed the cluster's pods: those beside this one that may lead, as ``<pod>_<uid>``."""
+
+    others: frozenset[str]
+    now: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class PledgeAnswered:
+    """One of those that ``AskPledges`` asked has promised, or (``why``) has not."""
+
+    who: str
+    epoch: int
+    sent: Instant
+    now: Instant
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataPath:
+    """As primary: what the data path and the list of pods say about volumes (store ids), at this very moment."""
+
+    in_sync: frozenset[int]
+    """Of connected replicas that have acknowledged everything."""
+    spare: frozenset[int]
+    """Everything is acknowledged by enough members without this one."""
+    pods: frozenset[int]
+    """Of pods that said so."""
+    gone: frozenset[int]
+    """Members' that no pod has any more, for a while."""
+    now: Instant
+    short: bool = False
+    """A commit waits for acknowledgements that may not come."""
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     """The node stops: give the role away."""
 
@@ -176,6 +222,9 @@ Event = (
     | NotDrained
     | HandOffReady
     | NewerEpoch
+    | OthersKnown
+    | PledgeAnswered
+    | DataPath
     | Terminate
 )
 
@@ -200,6 +249,23 @@ class AskPeers:
 
     epoch: int
     """The epoch that is about to begin: who answers takes nothing from older ones any more. 0: just asking."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskPledges:
+    """Ask these pods to promise that they do not take over for a while; each answer is an event."""
+
+    epoch: int
+    length_ns: int
+    who: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetMembers:
+    """As primary: whose acknowledgements count from now on, and whether fewer will do."""
+
+    members: frozenset[int]
+    degraded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +347,9 @@ Action = (
     ReadLease
     | PutLease
     | AskPeers
+    | AskPledges
     | Note
+    | SetMembers
     | SetFence
     | BecomePrimary
     | Demote

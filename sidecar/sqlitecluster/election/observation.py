@@ -109,12 +109,21 @@ class Observation:
             self._own = record.life()
         return found
 
+    @property
+    def is_unsettled(self) -> bool:
+        """A PUT of this node may still land."""
+        return bool(self._attempts)
+
     def stamp(self, real_ns: int, record: LeaseRecord) -> LeaseRecord:
         """A record to send, told apart from every other that may still land."""
         stamped = record.renewed(real_ns)
         while any(a.record.renew_real_ns == stamped.renew_real_ns for a in self._attempts):
             stamped = stamped.renewed(stamped.renew_real_ns or 0)
         return stamped
+
+    def pending(self) -> list[LeaseRecord]:
+        """Records of this node that may still land."""
+        return [attempt.record for attempt in self._attempts]
 
     def note(self, epoch: int) -> None:
         """Another epoch became known."""

@@ -7,20 +7,32 @@ know: labels, owners, other annotations.
 Rules:
     1. A malformed Lease is never fatal: a value that is no legal value counts as absent,
        and an absent one never helps anybody to take over sooner.
-    2. The epoch and the holder are written in the same object, so by one compare-and-swap.
+    2. The epoch, the holder and what it promises are written in the same object, so by one
+       compare-and-swap.
     3. ``released`` tells a Lease that its holder gave up from one that somebody emptied.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-PREFIX: Final = "sqlitecluster.dev/"
+from sqlitecluster.election.notes import (
+    PREFIX,
+    TEXT_MAX,
+    int_of,
+    json_object,
+    mapping,
+    micro_time,
+    names,
+    parse_time,
+    set_note,
+    text_of,
+)
+from sqlitecluster.election.promise import LOSS, LOSS_HANDLED, DataLoss, Promise
+
 EPOCH: Final = PREFIX + "epoch"
 CLUSTER_ID: Final = PREFIX + "cluster-id"
 ADVERTISE: Final = PREFIX + "advertise"
@@ -31,12 +43,11 @@ INELIGIBLE: Final = PREFIX + "ineligible"
 RELEASED: Final = PREFIX + "released"
 FENCED: Final = PREFIX + "fenced"
 BARRED: Final = PREFIX + "barred"
+MUST_AGREE: Final = PREFIX + "must-agree"
 EVERYBODY: Final = "*"
 
 EPOCH_MAX: Final = 1 << 60
-_TEXT_MAX: Final = 4096
 _DURATION_MAX_S: Final = 3600
-_EPOCH_0: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 DRAINING, TRANSFERRING, COMPLETED, FAILED = "Draining", "Transferring", "Completed", "Failed"
 FINAL: Final = (COMPLETED, FAILED)
@@ -84,11 +95,11 @@ class HandOff:
     @classmethod
     def from_json(cls, text: str) -> HandOff | None:
         """Read the annotation; None when it is not one."""
-        value = _object(text)
-        id_, to, kind = _str(value, "id"), _str(value, "to") or "*", _str(value, "kind") or "handoff"
+        value = json_object(text)
+        id_, to, kind = text_of(value, "id"), text_of(value, "to") or "*", text_of(value, "kind") or "handoff"
         if not id_ or kind not in ("handoff", "demote"):
             return None
-        return cls(id_, to, kind, _str(value, "requestedBy"), _str(value, "requestedAt"))
+        return cls(id_, to, kind, text_of(value, "requestedBy"), text_of(value, "requestedAt"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +139,19 @@ class HandOffResult:
     @classmethod
     def from_json(cls, text: str) -> HandOffResult | None:
         """Read the annotation; None when it is not one."""
-        value = _object(text)
-        if not _str(value, "id"):
+        value = json_object(text)
+        if not text_of(value, "id"):
             return None
         return cls(
-            _str(value, "id"),
-            _str(value, "from"),
-            _str(value, "to"),
-            _str(value, "phase"),
-            _str(value, "startedAt"),
-            _str(value, "completedAt"),
-            _int(value, "durationMillis"),
-            _int(value, "writeGapMillis"),
-            _str(value, "message"),
+            text_of(value, "id"),
+            text_of(value, "from"),
+            text_of(value, "to"),
+            text_of(value, "phase"),
+            text_of(value, "startedAt"),
+            text_of(value, "completedAt"),
+            int_of(value, "durationMillis"),
+            int_of(value, "writeGapMillis"),
+            text_of(value, "message"),
         )
 
 
@@ -170,8 +181,16 @@ class LeaseRecord:
     """Pods that must not write, lead nor serve (``*``: all); the operator writes it, from ``spec.fence``."""
     barred: frozenset[str] = frozenset()
     """Pods that may not become the primary (``*``: all); the operator writes it, from ``spec.primary.candidates``."""
+    must_agree: frozenset[str] | None = None
+    """Pods (``<pod>_<uid>``) whose agreement lets the holder go on without renewals; None: it does not."""
     released: bool = False
     """The last holder gave the Lease up: it may be taken at once."""
+    promise: Promise = field(default_factory=Promise)
+    """What acknowledged transactions rely on; the primary writes it."""
+    loss: DataLoss | None = None
+    """A person accepts that acknowledged transactions may be lost; the operator writes it."""
+    loss_handled: str = ""
+    """Id of the newest of these that was used, or not needed."""
     resource_version: str = ""
     uid: str = ""
     """The object's own uid: a Lease that was deleted and made again is another one."""
@@ -212,21 +231,28 @@ class LeaseRecord:
         """The request that no primary has begun with."""
         return self.handoff if self.handoff is not None and self.handoff.id != self.handled else None
 
+    def loss_accepted(self, pod: str) -> bool:
+        """Whether a person lets a pod take over without what was acknowledged."""
+        return self.loss is not None and self.loss.id != self.loss_handled and self.loss.allows(pod)
+
     def to_object(self) -> dict[str, Any]:
         """The Kubernetes object to PUT."""
         value = dict(self.origin) or {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-        metadata = value["metadata"] = dict(_mapping(value, "metadata"))
+        metadata = value["metadata"] = dict(mapping(value, "metadata"))
         if self.resource_version:
             metadata["resourceVersion"] = self.resource_version
-        notes = metadata["annotations"] = dict(_mapping(metadata, "annotations"))
+        notes = metadata["annotations"] = dict(mapping(metadata, "annotations"))
         notes[EPOCH] = str(self.epoch)
-        _note(notes, CLUSTER_ID, self.cluster_id)
-        _note(notes, ADVERTISE, self.advertise)
-        _note(notes, HANDLED, self.handled)
-        _note(notes, RESULT, self.result.to_json() if self.result else "")
-        _note(notes, INELIGIBLE, _pods_to_json(self.ineligible))
-        _note(notes, RELEASED, str(self.epoch) if self.released else "")
-        spec = value["spec"] = dict(_mapping(value, "spec"))
+        set_note(notes, CLUSTER_ID, self.cluster_id)
+        set_note(notes, ADVERTISE, self.advertise)
+        set_note(notes, HANDLED, self.handled)
+        set_note(notes, RESULT, self.result.to_json() if self.result else "")
+        set_note(notes, INELIGIBLE, _pods_to_json(self.ineligible))
+        set_note(notes, MUST_AGREE, must_agree_to_json(self.must_agree))
+        set_note(notes, LOSS_HANDLED, self.loss_handled)
+        self.promise.write(notes)
+        set_note(notes, RELEASED, str(self.epoch) if self.released else "")
+        spec = value["spec"] = dict(mapping(value, "spec"))
         spec["holderIdentity"] = self.holder
         spec["leaseDurationSeconds"] = self.duration_s
         spec["leaseTransitions"] = self.transitions
@@ -240,28 +266,32 @@ class LeaseRecord:
     @classmethod
     def from_object(cls, value: Mapping[str, Any]) -> LeaseRecord:
         """Read a Kubernetes Lease."""
-        metadata, spec = _mapping(value, "metadata"), _mapping(value, "spec")
-        notes = _mapping(metadata, "annotations")
+        metadata, spec = mapping(value, "metadata"), mapping(value, "spec")
+        notes = mapping(metadata, "annotations")
         epoch = _epoch(notes.get(EPOCH))
-        duration = _int(spec, "leaseDurationSeconds")
+        duration = int_of(spec, "leaseDurationSeconds")
         return cls(
-            holder=_str(spec, "holderIdentity"),
+            holder=text_of(spec, "holderIdentity"),
             epoch=epoch,
             duration_s=duration if duration and 0 < duration <= _DURATION_MAX_S else 12,
-            renew_real_ns=parse_time(_str(spec, "renewTime")),
-            acquire_real_ns=parse_time(_str(spec, "acquireTime")),
-            transitions=_int(spec, "leaseTransitions") or 0,
-            cluster_id=_str(notes, CLUSTER_ID),
-            advertise=_str(notes, ADVERTISE),
-            handoff=HandOff.from_json(_str(notes, HANDOFF)),
-            handled=_str(notes, HANDLED),
-            result=HandOffResult.from_json(_str(notes, RESULT)),
-            ineligible=_pods_from_json(_str(notes, INELIGIBLE)),
-            fenced=_names(_str(notes, FENCED)),
-            barred=_names(_str(notes, BARRED)),
-            released=epoch > 0 and _str(notes, RELEASED) == str(epoch),
-            resource_version=_str(metadata, "resourceVersion"),
-            uid=_str(metadata, "uid"),
+            renew_real_ns=parse_time(text_of(spec, "renewTime")),
+            acquire_real_ns=parse_time(text_of(spec, "acquireTime")),
+            transitions=int_of(spec, "leaseTransitions") or 0,
+            cluster_id=text_of(notes, CLUSTER_ID),
+            advertise=text_of(notes, ADVERTISE),
+            handoff=HandOff.from_json(text_of(notes, HANDOFF)),
+            handled=text_of(notes, HANDLED),
+            result=HandOffResult.from_json(text_of(notes, RESULT)),
+            ineligible=_pods_from_json(text_of(notes, INELIGIBLE)),
+            fenced=names(text_of(notes, FENCED)),
+            barred=names(text_of(notes, BARRED)),
+            must_agree=names(text_of(notes, MUST_AGREE)) if MUST_AGREE in notes else None,
+            released=epoch > 0 and text_of(notes, RELEASED) == str(epoch),
+            promise=Promise.read(notes),
+            loss=DataLoss.from_json(text_of(notes, LOSS)),
+            loss_handled=text_of(notes, LOSS_HANDLED),
+            resource_version=text_of(metadata, "resourceVersion"),
+            uid=text_of(metadata, "uid"),
             origin=value,
         )
 
@@ -273,34 +303,10 @@ class LeaseRecord:
         return replace(self, renew_real_ns=moment)
 
 
-def micro_time(real_ns: int) -> str:
-    """RFC 3339 in UTC with microseconds, as Kubernetes writes MicroTime."""
-    text = (_EPOCH_0 + timedelta(microseconds=real_ns // 1000)).isoformat(timespec="microseconds")
-    return text.replace("+00:00", "Z")
-
-
-def parse_time(text: str) -> int | None:
-    """An RFC 3339 moment in ns; None when it is not one."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        return None
-    return (moment - _EPOCH_0) // timedelta(microseconds=1) * 1000
-
-
 def _epoch(value: object) -> int:
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 19:
         return 0
     return min(int(value), EPOCH_MAX)
-
-
-def _note(notes: dict[str, str], key: str, text: str) -> None:
-    if text:
-        notes[key] = text
-    else:
-        notes.pop(key, None)
 
 
 def _pods_to_json(pods: Mapping[str, int]) -> str:
@@ -309,44 +315,14 @@ def _pods_to_json(pods: Mapping[str, int]) -> str:
 
 def _pods_from_json(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for pod, moment in _object(text).items():
+    for pod, moment in json_object(text).items():
         at = parse_time(moment) if isinstance(moment, str) else None
         if at is not None:
             found[pod] = at
     return found
 
 
-def _names(text: str) -> frozenset[str]:
-    """A JSON list of names; what is no list names nobody."""
-    try:
-        value = json.loads(text) if text else []
-    except (ValueError, RecursionError):
-        return frozenset()
-    return frozenset(name for name in value if isinstance(name, str)) if isinstance(value, list) else frozenset()
-
-
-def _object(text: str) -> dict[str, Any]:
-    if not text or len(text) > _TEXT_MAX:
-        return {}
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = value.get(key)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _str(value: Mapping[str, Any], key: str) -> str:
-    found = value.get(key)
-    return found if isinstance(found, str) and len(found) <= _TEXT_MAX else ""
-
-
-def _int(value: Mapping[str, Any], key: str) -> int | None:
-    found = value.get(key)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        return None
-    return int(found)
+def must_agree_to_json(who: frozenset[str] | None) -> str:
+    """Nothing when it would be too long to be read again: then nobody goes on without renewals."""
+    text = json.dumps(sorted(who), separators=(",", ":")) if who is not None else ""
+    return text if len(text) <= TEXT_MAX else ""

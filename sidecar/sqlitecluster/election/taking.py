@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from sqlitecluster.election.candidacy import judge, may_lead
+from sqlitecluster.election.candidacy import judge
 from sqlitecluster.election.core import ElectorCore
+from sqlitecluster.election.holding import is_outside
 from sqlitecluster.election.instants import Instant
 from sqlitecluster.election.messages import (
     AskPeers,
@@ -32,13 +33,24 @@ class Taking(ElectorCore):
         record, claim = self.seen.record, self.seen.claim(now)
         if record is None or claim is None or not self._may_try(record, claim, now):
             self._patient_since = None
+            if claim is None:
+                self._report("QuorumLost", "")
             return
-        offered = claim is Claim.OFFERED
-        self._asking = True
-        self._do(AskPeers(record.epoch if offered else self.seen.known_epoch + 1))
+        if claim is Claim.OFFERED:
+            self._ask_peers(record.epoch)
+        elif claim is not Claim.FREE and is_outside(record, str(self.me)):
+            self._ask_peers(0)  # a holder that goes on by agreement must not be disturbed
+        else:
+            self._ask_peers(self.seen.known_epoch + 1)
+
+    def _ask_peers(self, epoch: int) -> None:
+        self._asking, self._asked = True, epoch
+        self._do(AskPeers(epoch))
 
     def _may_try(self, record: LeaseRecord, claim: Claim, now: Instant) -> bool:
         if self._stopping or not self.settings.candidate or now.boot_ns < self._not_before.boot_ns:
+            return False
+        if self.pledge is not None and self.pledge.binds(str(self.me), claim, record, now):
             return False
         if claim is Claim.OFFERED:
             return not record.is_fenced(self.me.pod)
@@ -50,14 +62,17 @@ class Taking(ElectorCore):
             return
         if not self._may_try(record, claim, event.now):
             return
-        patient_since = self._patient_since or event.now
-        verdict = judge(claim, record, event, self.seen.known_epoch)
+        patient_since, event = self._patient_since or event.now, replace(event, asked=self._asked)
+        acks = self.settings.wanted.acks
+        verdict = judge(claim, record, event, self.seen.known_epoch, acks=acks)
         if verdict.patient and event.now.since(patient_since) >= self._retry_ns * _PATIENCE:
-            alone = replace(event, peers=tuple(p for p in event.peers if not may_lead(p, record, event.now)))
-            verdict = judge(claim, record, alone, max(self.seen.known_epoch, *(p.epoch for p in event.peers)))
+            verdict = judge(claim, record, event, self.seen.known_epoch, impatient=True, acks=acks)
         if verdict.code:
             self._report(verdict.code, verdict.reason)
-        if verdict.epoch:
+        if verdict.epoch and not self._asked:  # it seems possible: only now are older epochs refused
+            self._ask_peers(self.seen.known_epoch + 1)
+        elif verdict.epoch:
+            self._takes_loss = verdict.loss
             self._take(event.now, verdict.epoch)
         else:
             self._patient_since = patient_since if verdict.patient else None
@@ -78,7 +93,7 @@ class Taking(ElectorCore):
             self._must_read = False
 
     def _take_offer(self, now: Instant) -> None:
-        self._offer = None
+        self._offer, self._takes_loss = None, False
         if self.seen.offered() and self.seen.record is not None:
             self._take(now, self.seen.record.epoch)
 
@@ -101,13 +116,16 @@ class Taking(ElectorCore):
             self._reclaim = self.is_primary
             return
         if now.passed(fence) or record.epoch <= self.epoch:
+            self._reclaim = self.is_primary and record.epoch > self.epoch
             return
         if self.transfer is not None:  # a reclaim in the middle of a hand-off
             self._do(Resume())
             self.transfer = None
         self.is_primary, self.is_open, self.epoch, self.fence = True, False, record.epoch, fence
         self._following = None
-        for code in ("EmptyNode", "ClusterMismatch"):
+        self._held, self._in_force, self._takes_loss = record.promise, None, False
+        self.agreement.begin(record.must_agree, fence)
+        for code in ("EmptyNode", "ClusterMismatch", "QuorumLost"):
             self._report(code, "")
         self._open_fence()
         self._do(BecomePrimary(record.epoch))

@@ -21,7 +21,9 @@ from enum import Enum
 
 from sqlitecluster.election.candidacy import may_lead
 from sqlitecluster.election.instants import MILLISECOND, Instant, seconds
+from sqlitecluster.election.membership import offered
 from sqlitecluster.election.messages import NodeState, PeersAnswered
+from sqlitecluster.election.notes import micro_time, parse_time
 from sqlitecluster.election.ranking import best
 from sqlitecluster.election.record import (
     COMPLETED,
@@ -33,8 +35,6 @@ from sqlitecluster.election.record import (
     HandOffResult,
     Holder,
     LeaseRecord,
-    micro_time,
-    parse_time,
 )
 
 
@@ -103,6 +103,8 @@ class Transfer:
             result=self.result(me, TRANSFERRING, now),
             ineligible=ineligible,
             released=False,
+            must_agree=None,
+            promise=offered(record.promise, self.target.store),
         )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sqlitecluster.election.record import HandOff, HandOffResult, Holder, LeaseRecord, micro_time, parse_time
+from sqlitecluster.election.notes import micro_time, parse_time
+from sqlitecluster.election.record import HandOff, HandOffResult, Holder, LeaseRecord
 
 OBJECT: dict[str, Any] = {
     "apiVersion": "coordination.k8s.io/v1",
