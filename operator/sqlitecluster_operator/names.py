@@ -29,7 +29,8 @@ ANNOTATION_HANDOFF_ID: Final = f"{GROUP}/handoff-id"
 ANNOTATION_DEMOTE: Final = f"{GROUP}/demote"
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restartedAt"
 ANNOTATION_PROMOTE: Final = f"{GROUP}/promote"
-"""Only value: ``accept-data-loss``."""
+ACCEPT_DATA_LOSS: Final = "accept-data-loss"
+"""The only value of it."""
 ANNOTATION_PROMOTE_TO: Final = f"{GROUP}/promote-to"
 ANNOTATION_PROMOTE_ID: Final = f"{GROUP}/promote-id"
 
@@ -41,6 +42,11 @@ ANNOTATION_HANDOFF_RESULT: Final = record.RESULT
 ANNOTATION_FENCED: Final = record.FENCED
 ANNOTATION_BARRED: Final = record.BARRED
 """Pods that spec.primary.candidates does not let become the primary: a JSON list, like the fenced ones."""
+
+ANNOTATION_DEGRADED_SINCE: Final = f"{GROUP}/degraded-since"
+ANNOTATION_DATA_LOSS: Final = f"{GROUP}/accept-data-loss"
+ANNOTATION_DATA_LOSS_HANDLED: Final = f"{GROUP}/accept-data-loss-handled"
+"""Id of the newest permission to lose data that a candidate used."""
 
 # On objects that the operator makes.
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"

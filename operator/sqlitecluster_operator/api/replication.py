@@ -37,7 +37,7 @@ class Replication(Model):
     nothing that was answered."""
     spread: LabelKey | None = None
     """With Quorum: label of nodes, such as topology.kubernetes.io/zone. Of the replicas on nodes with the same value
-    one acknowledgement counts. Unset or "": all count."""
+    one acknowledgement counts, and none of those with the primary's value. Unset or "": all count."""
     compression: Literal["None", "LZ4"] = "LZ4"
     """Compression of new transactions, on the network and on disk. None: less work for each commit, more bytes."""
     max_lag: Duration | None = None

@@ -58,6 +58,25 @@ class Handoff(Model):
     """What happened, for people."""
 
 
+class Promotion(Model):
+    """Somebody accepted a loss of data, so that an instance could lead again."""
+
+    id: Annotated[str, Field(max_length=253)]
+    """Value of the annotation sqlitecluster.dev/promote-id, else the request itself. The same id is used once."""
+    to: Annotated[str, Field(max_length=253)] | None = None
+    """Pod that may take over with what it has; "*" is any."""
+    requested_by: Annotated[str, Field(max_length=1024)] | None = None
+    """Who asked, as far as it is known."""
+    requested_at: Time | None = None
+    """When the operator saw the request."""
+    completed_at: Time | None = None
+    """When it ended, well or not."""
+    phase: Literal["Requested", "Completed", "Failed"] | None = None
+    """How far it is."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What happened, for people."""
+
+
 class InstanceStatus(Model):
     """One pod."""
 
@@ -86,7 +105,7 @@ class InstanceStatus(Model):
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node on which the pod runs."""
     zone: Annotated[str, Field(max_length=253)] | None = None
-    """Zone of that node."""
+    """Zone of that node: its label that spec.replication.spread names, else topology.kubernetes.io/zone."""
     pod_ip: Annotated[str, Field(max_length=64)] | None = None
     """Address of the pod."""
     sidecar_restarts: Int32 | None = None
@@ -136,3 +155,5 @@ class SQLiteClusterStatus(Model):
         default_factory=list
     )
     """Planned changes of the primary that ended, newest first."""
+    promotion: Promotion | None = None
+    """The last time that somebody accepted a loss of data (annotation sqlitecluster.dev/promote)."""

@@ -105,6 +105,15 @@ class Case:
         return self.now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A condition without its times."""
+
+    status: bool
+    reason: str
+    message: str = ""
+
+
 @dataclass(slots=True)
 class Draft:
     """A plan that is being made."""

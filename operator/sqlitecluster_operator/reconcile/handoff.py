@@ -93,7 +93,7 @@ def _from_annotations(case: Case) -> Request | None:
         value = notes.get(annotation)
         if value:
             id_ = (given or f"{kind}:{value}")[:_ID_MAX]
-            return Request(id_, kind, value[:_ID_MAX], _manager(case, annotation), explicit=bool(given))
+            return Request(id_, kind, value[:_ID_MAX], asked_by(case, annotation), explicit=bool(given))
     return None
 
 
@@ -215,7 +215,7 @@ def _for_lease(record: Record) -> str:
     return json.dumps({name: record[name] for name in ("id", "kind", "to", "requestedBy", "requestedAt")})
 
 
-def _manager(case: Case, annotation: str) -> str:
+def asked_by(case: Case, annotation: str) -> str:
     """Who wrote the annotation, as far as the API server knows."""
     for entry in case.cluster["metadata"].get("managedFields") or ():
         fields = ((entry.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations") or {}

@@ -86,6 +86,12 @@ class LeaseView:
     result: Mapping[str, Any] | None = None
     fenced: str = ""
     barred: frozenset[str] = frozenset()
+    degraded_since: str = ""
+    """Since when commits are answered with fewer acknowledgements; empty: they are not."""
+    accepted_loss: Mapping[str, Any] | None = None
+    """A person accepts a loss of data, for whoever takes over."""
+    accepted_loss_handled: str = ""
+    """Id of the newest of these that a candidate used."""
     seen_at: float = 0.0
     """When the record last changed, on our own monotonic clock."""
     acquired: str = ""
@@ -137,6 +143,8 @@ class Probe:
     lag_s: float | None = None
     version: str = ""
     problem: str = ""
+    problems: tuple[tuple[str, str], ...] = ()
+    """Code and message of each problem that it reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +249,9 @@ def read_lease(raw: Object, seen_at: float) -> LeaseView:
         result=_record(notes.get(names.ANNOTATION_HANDOFF_RESULT)),
         fenced=str(notes.get(names.ANNOTATION_FENCED, "")),
         barred=_names(notes.get(names.ANNOTATION_BARRED)),
+        degraded_since=str(notes.get(names.ANNOTATION_DEGRADED_SINCE, "")),
+        accepted_loss=_record(notes.get(names.ANNOTATION_DATA_LOSS)),
+        accepted_loss_handled=str(notes.get(names.ANNOTATION_DATA_LOSS_HANDLED, "")),
         seen_at=seen_at,
         acquired=str(spec.get("acquireTime") or ""),
     )

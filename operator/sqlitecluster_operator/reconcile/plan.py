@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sqlitecluster_operator import names, objects
-from sqlitecluster_operator.reconcile import handoff, pods
+from sqlitecluster_operator.reconcile import data, handoff, pods, promotion
 from sqlitecluster_operator.reconcile import status as statuses
 from sqlitecluster_operator.reconcile.actions import (
     AnnotateLease,
@@ -85,7 +85,9 @@ def _reconcile(draft: Draft, intent: Intent) -> Plan:
 
 def _finish(draft: Draft, handoffs: Handoffs, wanted: int) -> Plan:
     case = draft.case
-    new = statuses.status(case, handoffs, wanted)
+    ending = bool(case.cluster["metadata"].get("deletionTimestamp"))
+    asked = case.status.get("promotion") if ending else promotion.advance(draft)
+    new = statuses.status(case, handoffs, asked, wanted)
     _tell_changes(draft, new)
     status = new if statuses.patch(case.status, new) else None
     reported = case.memory.since.get(REPORTED, -REPORT_EVERY_S)
@@ -212,8 +214,15 @@ def _tell_changes(draft: Draft, new: Mapping[str, Any]) -> None:
             "Refused",
             "NoPrimary",
             "FailingOver",
+            "QuorumLost",
+            "HoldingByAgreement",
+            "DurabilityDegraded",
         )
         draft.note(str(after.get("reason")), str(after.get("message"))[:1000], warning=bad)
+    for kind in data.CONDITIONS:
+        found = _condition(new, kind)
+        if found.get("status") == "True" != _condition(old, kind).get("status") and kind != after.get("reason"):
+            draft.note(kind, str(found.get("message"))[:1000], warning=True)
     primary = new.get("currentPrimary")
     if primary and primary != old.get("currentPrimary"):
         draft.note("NewPrimary", f"{primary} is the primary in epoch {new.get('epoch')}")
@@ -226,4 +235,8 @@ def _tell_once(draft: Draft, reason: str, message: str) -> None:
 
 
 def _ready_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((one for one in status.get("conditions") or () if one.get("type") == "Ready"), {})
+    return _condition(status, "Ready")
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((one for one in status.get("conditions") or () if one.get("type") == kind), {})

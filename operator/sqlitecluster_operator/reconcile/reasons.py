@@ -19,6 +19,11 @@ CONDITIONS: Final = {
     "Fenced": "Instances are fenced by spec.fence.",
     "Hibernated": "All pods are gone, the volumes are kept.",
     "Suspended": "The operator changes nothing, by spec.suspend.",
+    "QuorumLost": "Too few instances are there: commits fail, or nobody may lead.",
+    "DurabilityDegraded": "Commits are answered with fewer acknowledgements than acks (durability: Preferred).",
+    "HoldingByAgreement": "The primary goes on without an API server, because its peers agree.",
+    "DataDiverged": "An instance kept transactions in lost+found that are not in the cluster's history.",
+    "DataDamaged": "An instance found bytes on its disk that are not what was written.",
 }
 
 READY: Final = {
@@ -27,6 +32,9 @@ READY: Final = {
     "SwitchoverInProgress": "A hand-off is under way.",
     "FailingOver": "The primary is gone; another instance takes over when its Lease has ended.",
     "NoPrimary": "Nobody may take over: all instances are gone, fenced or barred.",
+    "QuorumLost": "Too few instances are there: commits fail, or nobody may lead; the message says which.",
+    "HoldingByAgreement": "The primary cannot renew the Lease and goes on, because its peers agree.",
+    "DurabilityDegraded": "All serve, but commits are still answered with fewer acknowledgements than acks.",
     "Degraded": "A primary serves, but an instance does not do its part.",
     "ImageUpdating": "Pods are being replaced, one at a time.",
     "WaitingForUser": "The update waits for a hand-off: updateStrategy.primary is Supervised.",

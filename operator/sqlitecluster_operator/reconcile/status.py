@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlitecluster_operator import names
-from sqlitecluster_operator.reconcile import pods, reasons
-from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Intent
-from sqlitecluster_operator.reconcile.handoff import Handoffs
+from sqlitecluster_operator.reconcile import data, pods, reasons
+from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Intent, Sum
+from sqlitecluster_operator.reconcile.handoff import Handoffs, Record
 from sqlitecluster_operator.reconcile.observed import PodView, moment_of
 
 MESSAGE_MAX: Final = 2048
@@ -17,16 +16,7 @@ _LASTING: Final = ("name", "role", "ready", "standby", "fenced", "candidate", "n
 """Of an instance; the rest of it are figures and words, which may come a little later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """A condition without its times."""
-
-    status: bool
-    reason: str
-    message: str = ""
-
-
-def status(case: Case, handoffs: Handoffs, wanted: int) -> dict[str, Any]:
+def status(case: Case, handoffs: Handoffs, promotion: Record | None, wanted: int) -> dict[str, Any]:
     """The whole status. ``wanted``: how many pods there should be now."""
     intent, lease, primary = case.intent, case.around.lease, case.primary
     healthy = [pod for pod in case.around.pods if case.healthy(pod)]
@@ -42,6 +32,7 @@ def status(case: Case, handoffs: Handoffs, wanted: int) -> dict[str, Any]:
         "instancesStatus": [_instance(case, pod) for pod in case.around.pods],
         "handoff": handoffs.record,
         "history": list(handoffs.history),
+        "promotion": promotion,
     }
     if primary is not None:
         found["currentPrimary"] = primary.name
@@ -114,6 +105,9 @@ def _served(case: Case, intent: Intent, handoffs: Handoffs, wanted: int) -> Sum:
         return Sum(False, "SwitchoverInProgress", f"hand-off to {handoffs.record['to']}")
     if primary is None:
         return _without_primary(case, lease is not None and lease.epoch > 0)
+    lost = data.quorum_lost(case)
+    if lost.status:
+        return Sum(False, "QuorumLost", lost.message)
     if pods.outdated(case, intent) and intent.update == "ReplicasFirstPrimaryLast":
         return _updating(case, intent, healthy)
     if not case.healthy(primary):
@@ -123,6 +117,9 @@ def _served(case: Case, intent: Intent, handoffs: Handoffs, wanted: int) -> Sum:
     if healthy < intent.instances:
         behind = [f"{pod.name}{_why(pod)}" for pod in case.around.pods if not case.healthy(pod)]
         return Sum(False, "Degraded", f"not ready: {', '.join(behind)}")
+    degraded = data.durability_degraded(case)
+    if degraded.status:
+        return Sum(False, "DurabilityDegraded", degraded.message)
     return Sum(True, "ClusterHealthy", f"{primary.name} is the primary, {healthy} of {intent.instances} do their part")
 
 
@@ -134,6 +131,11 @@ def _without_primary(case: Case, led_before: bool) -> Sum:
     detail = f"; not ready: {', '.join(states)}" if states else ""
     if not led_before:
         return Sum(False, "Initializing", f"{len(case.around.pods)} pods, no primary yet{detail}")
+    lost, held = data.quorum_lost(case), data.holding_by_agreement(case)
+    if lost.status:
+        return Sum(False, "QuorumLost", lost.message + detail)
+    if held.status:
+        return Sum(False, "HoldingByAgreement", f"the primary cannot renew the Lease and goes on: {held.message}")
     if not able:
         return Sum(False, "NoPrimary", f"no instance may take over{detail}")
     return Sum(False, "FailingOver", f"no instance renews the Lease; one of {len(able)} takes over{detail}")
@@ -159,7 +161,7 @@ def _sums(case: Case, handoffs: Handoffs, wanted: int) -> dict[str, Sum]:
     busy = total.reason in {
         "Initializing", "SwitchoverInProgress", "FailingOver", "ImageUpdating", "Scaling", "Hibernating", "Deleting",
     }  # fmt: skip
-    stuck = total.reason in {"PodRejected", "InvalidSpec", "ForeignObject", "Refused", "NoPrimary"}
+    stuck = total.reason in {"PodRejected", "InvalidSpec", "ForeignObject", "Refused", "NoPrimary", "QuorumLost"}
     suspended = intent is not None and intent.suspend
     return {
         "Ready": total,
@@ -175,6 +177,7 @@ def _sums(case: Case, handoffs: Handoffs, wanted: int) -> dict[str, Sum]:
         "Fenced": _fenced(case),
         "Hibernated": Sum(total.reason == "Hibernated", total.reason if total.reason == "Hibernated" else "Awake"),
         "Suspended": Sum(suspended, "BySpec" if suspended else "Active"),
+        **{kind: look(case) for kind, look in data.CONDITIONS.items()},
     }
 
 

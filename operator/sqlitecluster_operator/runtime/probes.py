@@ -1,4 +1,4 @@
-"""Asks sidecars at ``/info`` about role and lag, for the status only: never a condition of anything.
+"""Asks sidecars at ``/info`` about role and lag, for the status only: no decision depends on it.
 
 A sidecar that does not answer, or an operator that cannot reach pods, costs one short wait now and then.
 """
@@ -21,6 +21,7 @@ SILENT_EVERY_S: Final = 300.0
 """After no pod of a cluster answered."""
 TIMEOUT_S: Final = 0.5
 BODY_MAX: Final = 1 << 20
+PROBLEMS_MAX: Final = 50
 
 
 class InfoProbes:
@@ -67,12 +68,14 @@ def read(info: Any) -> Probe | None:
     if not isinstance(info, dict):
         return None
     lag, connected, versions = info.get("lagMs"), info.get("connected"), info.get("versions")
-    problems = [str(one.get("message")) for one in info.get("problems") or () if isinstance(one, dict)]
+    reported = [one for one in info.get("problems") or () if isinstance(one, dict)]
+    problems = tuple((str(one.get("code")), str(one.get("message"))[:1000]) for one in reported[:PROBLEMS_MAX])
     return Probe(
         role=str(info.get("role") or ""),
         epoch=info["epoch"] if isinstance(info.get("epoch"), int) else None,
         connected=connected if isinstance(connected, bool) else None,
         lag_s=lag / 1000 if isinstance(lag, int | float) else None,
         version=str(versions.get("sqlitecluster") or "")[:128] if isinstance(versions, dict) else "",
-        problem="; ".join(problems)[:1000],
+        problem="; ".join(text for _, text in problems)[:1000],
+        problems=problems,
     )
