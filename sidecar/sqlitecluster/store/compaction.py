@@ -85,8 +85,7 @@ def _join(database: DatabaseStore, sources: list[LTXFileInfo], target: Path) -> 
         for info in sources:
             file = stack.enter_context(open(database.files.file_path(info), "rb"))
             decoders.append(Decoder(file.read))
-        out = stack.enter_context(open(target, "wb"))
-        compact(decoders, out.write)
+        compact(decoders, stack.enter_context(database.files.writing(target)))
 
 
 def _quarantine_damaged(database: DatabaseStore, sources: list[LTXFileInfo]) -> None:

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from sqlitecluster.errors import NoSpace
 
 Buffer = bytes | bytearray | memoryview
+
+_PIECE: Final = 1 << 20  # bytes of one write
 
 
 class Disk:
@@ -35,6 +39,33 @@ class Disk:
                     done += os.pwrite(fd, rest[done:], offset + done)
         except OSError as error:
             raise translate(error) from error
+
+    def create(self, path: Path | str) -> int:
+        """Open a file for writing, empty or new."""
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise translate(error) from error
+
+    @contextmanager
+    def writing(self, path: Path | str) -> Iterator[Callable[[Buffer], None]]:
+        """Make a file of pieces that come one after the other; not synced."""
+        fd = self.create(path)
+        waiting, at = bytearray(), 0
+        try:
+
+            def write(piece: Buffer) -> None:
+                nonlocal at
+                waiting.extend(piece)
+                if len(waiting) >= _PIECE:
+                    self.pwritev(fd, (waiting,), at)
+                    at += len(waiting)
+                    waiting.clear()
+
+            yield write
+            self.pwritev(fd, (waiting,), at)
+        finally:
+            os.close(fd)
 
     def fdatasync(self, fd: int) -> None:
         """Make a file's bytes durable."""
@@ -73,7 +104,7 @@ class Disk:
     def write_file(self, path: Path, chunks: Iterable[Buffer], *, sync_dir: bool = True) -> None:
         """Put a whole file in place: beside, fsync, rename, directory fsync."""
         temporary = path.with_name(path.name + ".tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        fd = self.create(temporary)
         try:
             offset = 0
             for chunk in chunks:

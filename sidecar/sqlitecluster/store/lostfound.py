@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -45,7 +45,7 @@ def keep(
 
 
 def copy(data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str, path: Path) -> Path:
-    """Keep a copy of a file that itself stays in use."""
+    """Keep a copy of a file that itself stays in use. Durable at return."""
     with open(path, "rb") as file:
         return copy_open(data_dir, disk, now_ms, name, reason, path.name, file)
 
@@ -53,12 +53,19 @@ def copy(data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str, path: 
 def copy_open(
     data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str, file_name: str, source: BinaryIO
 ) -> Path:
-    """Keep a copy of a file that is open already."""
+    """Keep a copy of a file that is open already. Durable at return."""
     folder = _make_folder(data_dir, disk, now_ms, name, reason)
-    with open(folder / file_name, "wb") as target:
-        shutil.copyfileobj(source, target, _COPY_BYTES)
+    disk.write_file(folder / file_name, iter(partial(source.read, _COPY_BYTES), b""), sync_dir=False)
     _write_reason(folder, disk, now_ms, name, reason, [file_name])
     return folder
+
+
+def count(data_dir: Path) -> int:
+    """How many folders are there."""
+    try:
+        return sum(entry.is_dir() for entry in os.scandir(data_dir / "lost+found"))
+    except FileNotFoundError:
+        return 0
 
 
 def _make_folder(data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str) -> Path:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,6 +76,16 @@ class LTXDirectory:
                 best = info
         return best
 
+    def covers(self, min_txid: int, max_txid: int) -> bool:
+        """Whether files hold all of these transactions."""
+        at = min_txid
+        while at <= max_txid:
+            info = self.find(at)
+            if info is None:
+                return False
+            at = info.max_txid + 1
+        return True
+
     @property
     def size(self) -> int:
         """Bytes of all files."""
@@ -86,6 +97,10 @@ class LTXDirectory:
         path = folder / f"{min_txid:016x}-{max_txid:016x}.ltx"
         self._disk.write_file(path, chunks)
         return self._added(level, min_txid, max_txid, path)
+
+    def writing(self, path: Path) -> AbstractContextManager[Callable[[Buffer], None]]:
+        """Begin a file of this file system that ``adopt`` takes in when it is whole."""
+        return self._disk.writing(path)
 
     def adopt(self, level: int, min_txid: int, max_txid: int, source: Path) -> LTXFileInfo:
         """Move a finished file of the same file system in."""
