@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from sqlitecluster.config.model import LeaseTimes
 from sqlitecluster.election.holding import Agreement, Pledge
 from sqlitecluster.election.instants import MILLISECOND, NEVER, Instant, seconds
-from sqlitecluster.election.membership import Wanted
+from sqlitecluster.election.membership import Trial, Wanted
 from sqlitecluster.election.messages import (
     Action,
     DataPath,
@@ -80,6 +80,8 @@ class ElectorCore:
         self._held: Promise | None = None
         """As primary: what it has promised in the Lease."""
         self._next_promise: Promise | None = None
+        self._trial: Trial | None = None
+        self._no_trial_before = NEVER
         self._takes_loss = False
         self._short = False
         self._path: DataPath | None = None
@@ -228,7 +230,7 @@ class ElectorCore:
         self.is_primary = self.is_open = self._reclaim = False
         self.transfer, self._result, self._arrival = None, None, None
         self._must_read, self._following = True, None
-        self._path, self._in_force, self._short = None, None, False
+        self._path, self._in_force, self._short, self._trial = None, None, False, None
         for code in ("HoldingByAgreement", "Degraded"):
             self._report(code, "")
         self._do(SetFence(NEVER))

@@ -100,9 +100,9 @@ def still_held(claim: Claim, record: LeaseRecord, answer: PeersAnswered) -> str:
     if claim in (Claim.FREE, Claim.OFFERED):
         return ""
     me = _id(answer.local)
-    bound = next((p for p in answer.peers if p.pledged_ms > 0 and p.pledged_to not in ("", me)), None)
+    bound = next((p for p in answer.peers if p.pledged_ms > 0 and p.pledged_to != me), None)
     if bound is not None:
-        return f"{bound.pod} has promised {Holder.parse(bound.pledged_to).pod} not to take over"
+        return f"{bound.pod} has promised {Holder.parse(bound.pledged_to).pod or 'somebody'} not to take over"
     if not is_outside(record, me):
         return ""
     needed = record.must_agree or frozenset()

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sqlitecluster.election.instants import Instant
 from sqlitecluster.election.messages import DataPath
 from sqlitecluster.election.promise import Promise
 
@@ -33,6 +34,14 @@ class Wanted:
     """0: asynchronous."""
     preferred: bool = False
     """``durability: Preferred``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A stricter promise that the data path keeps already, before it is written."""
+
+    promise: Promise
+    at: Instant
 
 
 def inherited(promise: Promise, wanted: Wanted, *, loss: bool = False) -> Promise:
@@ -66,6 +75,11 @@ def next_promise(promise: Promise, wanted: Wanted, path: DataPath, *, short: boo
     if enough and promise.degraded_ns is not None:
         return replace(promise, degraded_ns=None)
     return _without(promise, wanted, path)
+
+
+def is_stricter(before: Promise, after: Promise) -> bool:
+    """Whether less counts after a change."""
+    return bool(before.members - after.members) or (before.degraded_ns is not None and after.degraded_ns is None)
 
 
 def _without(promise: Promise, wanted: Wanted, path: DataPath) -> Promise | None:

@@ -42,6 +42,8 @@ class NodeState:
     """``host:port`` of its peers address."""
     store: int = 0
     """Store id: it stands for the volume. 0: not told."""
+    never_leads: bool = False
+    """It is no candidate by its configuration: not just while it stops."""
     pledged_to: str = ""
     """A holder (pod and uid) that it promised not to take over from; see ``holding``."""
     pledged_ms: int = 0

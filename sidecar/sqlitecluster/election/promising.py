@@ -3,7 +3,9 @@
 ``membership`` decides what changes; here it is written with a renewal. ``machine.Elector`` drives it.
 
 Rules:
-    1. A change is decided and sent in the same step as the ``DataPath`` that allows it.
+    1. A change is decided and sent in the same step as the ``DataPath`` that allows it. One
+       that lets less count (a member goes, fewer acknowledgements do no more) is in force
+       before the look that allows it: commits are answered by other threads meanwhile.
     2. ``SetMembers`` comes before the request whose result it depends on, and follows what
        every Lease says that may be there (``membership.in_force``).
     3. Only a record that this node has written in its epoch changes what it promises: a
@@ -12,13 +14,17 @@ Rules:
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlitecluster.election.core import ElectorCore
-from sqlitecluster.election.instants import Instant
-from sqlitecluster.election.membership import in_force, inherited, next_promise
+from sqlitecluster.election.instants import Instant, seconds
+from sqlitecluster.election.membership import Trial, in_force, inherited, is_stricter, next_promise
 from sqlitecluster.election.messages import DataPath, SetMembers
 from sqlitecluster.election.notes import micro_time
 from sqlitecluster.election.promise import Promise
 from sqlitecluster.election.record import LeaseRecord
+
+_TRIAL_S: Final = 2.0
 
 
 class Promising(ElectorCore):
@@ -43,15 +49,29 @@ class Promising(ElectorCore):
             return False
         if self.seen.pending():
             return False  # one change at a time
-        real_ns = now.real_ns
-        changed = next_promise(held, self.settings.wanted, path, short=self._short, real_ns=real_ns)
-        if changed is None:
-            self._short = False
+        changed = next_promise(held, self.settings.wanted, path, short=self._short, real_ns=now.real_ns)
+        self._short = self._short and changed is not None
+        if not self._is_tried(changed, held, path, now) or changed is None:
             return False
         self._next_promise = changed
         self._renew(now)
         self._next_promise = None
         return True
+
+    def _is_tried(self, changed: Promise | None, held: Promise, path: DataPath, now: Instant) -> bool:
+        """Whether a change may be written: a stricter one only when it was in force before ``path`` was looked at."""
+        tried = self._trial
+        if changed is not None and not is_stricter(held, changed):
+            self._trial = None
+            return True
+        if tried is not None and changed == tried.promise:
+            self._trial = None
+            return True
+        if tried is not None and (path.short or now.since(tried.at) > seconds(_TRIAL_S)):
+            self._trial, self._no_trial_before = None, now.plus(seconds(_TRIAL_S))
+        if tried is None and changed is not None and now.boot_ns >= self._no_trial_before.boot_ns:
+            self._trial = Trial(changed, now)
+        return False
 
     def _tell_data_path(self) -> None:
         """At the end of each step."""
@@ -69,6 +89,8 @@ class Promising(ElectorCore):
         record, held = self.seen.record, self._held
         assert held is not None
         found = [record.promise if record is not None else held]
+        if self._trial is not None:
+            found.append(self._trial.promise)
         version = record.resource_version if record is not None else ""
         pending = self.seen.pending() + ([self._sent] if self._sent is not None else [])
         return found + [sent.promise for sent in pending if record is None or sent.resource_version == version]
