@@ -267,6 +267,8 @@ def _check_together(config: NodeConfig) -> None:
         ("retention.intervalS", config.retention.interval_s),
         ("replication.ackTimeoutS", config.replication.ack_timeout_s),
         ("replication.acks", config.replication.acks),
+        ("verifyIntervalS", config.verify_interval_s),
+        ("scrubIntervalS", config.scrub_interval_s),
     )
     for key, value in times:
         if value <= 0:

@@ -175,6 +175,10 @@ class NodeConfig:
     """Of new transactions, on disk and on the network: ``LZ4``, or ``None``: less work, more bytes."""
     verify: str = "Background"
     """``Background``, ``EveryTransaction`` or ``Off``: comparing images with page checksums."""
+    verify_interval_s: float = 1.0
+    """Seconds between two steps of the verifier, each of 1 MiB of one database."""
+    scrub_interval_s: float = 3600.0
+    """Seconds between two walks over all stored LTX files."""
     max_lag_s: float = 0.0
     """A replica further behind its primary is not ready (``/healthz/ready``); 0: however far."""
     reserve_bytes: int = 0

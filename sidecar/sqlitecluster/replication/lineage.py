@@ -46,6 +46,8 @@ class Hello:
     """The oldest that it speaks."""
     capabilities: tuple[str, ...] = CAPABILITIES
     """What it can do beyond the protocol."""
+    port: int = 0
+    """Where its peers find it; 0: it does not say."""
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of a HELLO frame."""
@@ -58,6 +60,7 @@ class Hello:
             "name": self.name,
             "epoch": self.epoch,
             "version": self.version,
+            "port": self.port,
         }
 
     @classmethod
@@ -82,7 +85,9 @@ class Hello:
         except FormatError as error:
             raise WireError("hello", texts[:2], str(error)) from error
         capabilities = _capabilities(value.get("capabilities", []))
-        return cls(texts[0], node_id, texts[2], epoch, texts[3], newest, oldest, capabilities)
+        port = value.get("port", 0)
+        port = port if _is_number(port) and 0 < port < 1 << 16 else 0
+        return cls(texts[0], node_id, texts[2], epoch, texts[3], newest, oldest, capabilities, port)
 
     def spoken(self) -> int:
         """The protocol of a stream with this peer."""

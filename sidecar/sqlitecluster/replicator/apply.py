@@ -20,7 +20,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from sqlitecluster.errors import (
@@ -33,10 +33,13 @@ from sqlitecluster.errors import (
     PositionMismatch,
     SQLiteClusterError,
     StoreError,
+    Unavailable,
 )
 from sqlitecluster.replicator.drain import Drainer
 from sqlitecluster.replicator.install import Image
+from sqlitecluster.replicator.judging import Verdict
 from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.mend_replica import mend
 from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
@@ -149,6 +152,22 @@ class Applier:
             return self._do(work)
         finally:
             self._turn_lock.release()
+
+    def mend(self, name: str, suspects: Sequence[int], good: Mapping[int, bytes]) -> Verdict:
+        """[any thread] Look at suspected pages of a database, and put good ones in their place; see ``mend_replica``.
+
+        Raises:
+            Unavailable: this node is about to be no replica any more.
+            LockTimeout: not now.
+        """
+        with self._turn_lock:
+            if self._stopping:
+                raise Unavailable("the role of this node changes")
+            db = self._database(name)
+            self._drainer.settle(name)
+            found = mend(db, suspects, good)
+            self._drainer.look(db)
+            return found
 
     @property
     def quiet(self) -> bool:

@@ -18,6 +18,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sqlitecluster.config.runtime import runtime_dir
-from sqlitecluster.errors import SQLiteClusterError, Unavailable
+from sqlitecluster.errors import NoSuchDatabase, SQLiteClusterError, Unavailable
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_database import DatabaseCapture
+from sqlitecluster.replicator.capture_group import Pages
 from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, nap_or_sleep
 from sqlitecluster.replicator.importing import import_image
 from sqlitecluster.replicator.services import NodeServices
@@ -42,10 +44,11 @@ FINISH_S: Final = 10.0
 
 
 class _Order:
-    """Somebody waits until everything is captured."""
+    """Somebody waits until everything is captured, or something else is done in the thread."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, work: Callable[[], None] | None = None) -> None:
         self.deadline = deadline
+        self.work = work
         self.done = threading.Event()
         self.error: Exception | None = None
 
@@ -86,7 +89,26 @@ class Capture:
             LockTimeout: a database could not be captured whole.
             Unavailable: the thread is gone.
         """
-        order = _Order(time.monotonic() + timeout_s)
+        self._wait_for(_Order(time.monotonic() + timeout_s))
+
+    def publish(self, name: str, pages: Pages) -> None:
+        """Put pages into the log as one transaction, in the thread; the caller holds locks and writes them.
+
+        Raises:
+            NoSuchDatabase: the mount does not know it.
+            NoSpace, Unavailable: nothing was changed.
+        """
+        slot = self._state.find(name)
+        if slot is None:
+            raise NoSuchDatabase(f"there is no database {name!r} here")
+
+        def work() -> None:
+            database = self._database(slot).db
+            database.publish(pages, database.store.page_size, database.store.commit, 1)
+
+        self._wait_for(_Order(time.monotonic() + FINISH_S, work))
+
+    def _wait_for(self, order: _Order) -> None:
         self._orders.append(order)
         self._node.bells.replicator.ring()
         while not order.done.wait(0.5):
@@ -191,8 +213,13 @@ class Capture:
         return RETRY_S
 
     def _carry_out(self, order: _Order) -> None:
-        """Finish every database; the first failure is told."""
-        for slot in range(self._state.count):
+        """Finish every database, or do what is asked; the first failure is told."""
+        try:
+            if order.work is not None:
+                order.work()
+        except (SQLiteClusterError, OSError) as error:
+            order.error = error
+        for slot in range(self._state.count if order.work is None else 0):
             try:
                 self._database(slot).finish(order.deadline)
             except (SQLiteClusterError, OSError) as error:

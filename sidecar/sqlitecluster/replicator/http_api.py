@@ -2,7 +2,7 @@
 
     api      GET /info /metrics /healthz /events /export /wait /cluster-id, POST /import /cluster-id
     metrics  GET /metrics /healthz /info
-    peers    POST /stream, GET /info /healthz
+    peers    POST /stream, GET /info /healthz /pages /ltx
 
 Rules:
     1. Every error is ``{"code", "message"}`` with the status of ``errors``.
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     import ssl
 
     from sqlitecluster.replicator.dispatch import Committed
+    from sqlitecluster.replicator.peer_pages import PeerPages
     from sqlitecluster.replicator.role_api import RoleApi
     from sqlitecluster.store.database import DatabaseStore
 
@@ -82,6 +83,8 @@ class Api:
     """Called when the cluster id was changed by hand."""
     roles: RoleApi | None = None
     """Routes about roles."""
+    copies: PeerPages | None = None
+    """Good pages and transactions for other nodes."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     # -- applications ----------------------------------------------------------------
@@ -119,6 +122,8 @@ class Api:
         app.router.add_post("/stream", self.stream)
         app.router.add_get("/info", self.info)
         app.router.add_get("/healthz", self.healthz)
+        if self.copies is not None:
+            app.router.add_routes(self.copies.routes())
         if self.roles is not None:
             self.roles.add_peers(app)
         return app

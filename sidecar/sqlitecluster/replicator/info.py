@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,7 @@ from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.metrics import Sample
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord, Word
+from sqlitecluster.store import lostfound
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sqlitecluster.replicator.elected import Elected
     from sqlitecluster.replicator.stream_server import ReplicaStream
     from sqlitecluster.store.database import DatabaseStore
+    from sqlitecluster.store.verifier import Verifier
 
 _PACKAGES: Final = ("pyfuse3", "aiohttp", "numpy", "lz4", "xxhash", "fastcrc")
 _PREFIX: Final = "sqlitecluster_"
@@ -61,6 +63,9 @@ class NodeView:
     positions: Callable[[], dict[str, tuple[int, int, int]]] = dict
     election: Elected | None = None
     """Once this node takes part in one."""
+    verifiers: dict[str, Verifier] = field(default_factory=dict)
+    damaged: dict[str, set[int]] = field(default_factory=dict)
+    """Pages that are damaged and could not be mended, by database."""
 
     @property
     def is_primary(self) -> bool:
@@ -265,7 +270,18 @@ class NodeView:
                 "transactions_total": self.counters.transactions.get(db.name, 0),
             }
             samples += [(f"{_PREFIX}db_{key}", {"db": db.name}, value) for key, value in values.items()]
-        return samples
+        return samples + self._damage_samples()
+
+    def _damage_samples(self) -> list[Sample]:
+        book, samples = self.node.store.damage, list[Sample]()
+        for name, verifier in sorted(self.verifiers.items()):
+            samples.append((f"{_PREFIX}verified_pages_total", {"db": name}, verifier.verified))
+            samples.append((f"{_PREFIX}verified_rounds_total", {"db": name}, verifier.rounds))
+            samples.append((f"{_PREFIX}damaged_pages", {"db": name}, len(self.damaged.get(name, ()))))
+        for metric, table in (("damage_found_total", book.found), ("damage_repaired_total", book.repaired)):
+            for (kind, name), count in sorted(table.copy().items()):
+                samples.append((f"{_PREFIX}{metric}", {"db": name, "kind": kind}, count))
+        return [*samples, (f"{_PREFIX}lost_found_entries", {}, lostfound.count(self.node.config.data_dir))]
 
     def _process_samples(self) -> list[Sample]:
         samples: list[Sample] = []

@@ -177,8 +177,10 @@ def differences(image: Image, session: WalSession) -> Iterator[list[Page]]:
 class ContentReader:
     """Committed content of a database whose WRITE lock we hold: newest frame, else the file."""
 
-    def __init__(self, session: WalSession) -> None:
+    def __init__(self, session: WalSession, db_fd: int = -1) -> None:
+        """``db_fd``: another way to the database file, past what the kernel cached of the mount."""
         self._session = session
+        self._db_fd = db_fd if db_fd >= 0 else session.db_fd
         header = session.index.read()
         assert header is not None
         self.page_size = session.page_size
@@ -199,7 +201,7 @@ class ContentReader:
         session, size = self._session, self._session.page_size
         out = bytearray(count * size)
         inside = max(0, min(count, self.pages + 1 - first))
-        data = os.pread(session.db_fd, inside * size, (first - 1) * size) if inside else b""
+        data = os.pread(self._db_fd, inside * size, (first - 1) * size) if inside else b""
         out[: len(data)] = data
         for offset in np.flatnonzero(self._frames[first : first + inside]).tolist():
             frame = int(self._frames[first + offset])

@@ -39,6 +39,7 @@ from sqlitecluster.replicator.health import Health
 from sqlitecluster.replicator.http_api import Api, listen
 from sqlitecluster.replicator.info import NodeView, version
 from sqlitecluster.replicator.lag import LagMeter
+from sqlitecluster.replicator.mending import Mender
 from sqlitecluster.replicator.role_api import RoleApi
 from sqlitecluster.replicator.rolechange import Roles
 from sqlitecluster.replicator.roles import Parts, Role
@@ -122,11 +123,12 @@ class Replicator:
         self._dispatcher = Dispatcher(asyncio.get_running_loop())
         retention = config.retention
         policy = RetentionPolicy(age_s=retention.age_s, size_bytes=retention.size_bytes)
-        self._housekeeper = Housekeeper(node.store, policy, retention.interval_s)
+        self._housekeeper = Housekeeper(node.store, policy, retention.interval_s, config.scrub_interval_s)
         self._hub = StreamHub(node, self.hello, self._counters, self._executor, read_pages)
         self._parts = Parts(node, self._hub, self._counters, self._lag, self.hello, self._executor, self._epochs)
         self.roles = Roles(self._parts)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._mender = Mender(node, self._executor, lambda: self.roles.role, lambda: self.streams)
         self._view = NodeView(
             node,
             self._counters,
@@ -149,17 +151,20 @@ class Replicator:
             self._hub.handle,
             lambda: self.roles.role.cluster_changed(),
             self._role_api,
+            self._mender.peers,
         )
         self._elected: Elected | None = None
         self._runners: list[web.AppRunner] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._verifier = BackgroundVerifier(node, self._executor, lambda name: self.roles.role.damaged(name))
+        self._verifier = BackgroundVerifier(node, self._executor, self._mender.suspect)
+        self._view.verifiers, self._view.damaged = self._verifier.verifiers, self._mender.damaged
 
     def hello(self) -> Hello:
         """How this node presents itself to others."""
         store = self._node.store
         name = self._node.config.name
-        return Hello(store.cluster_id() or "", store.node_id, name, self._epochs.value, version())
+        port = int(self._node.config.listen.peers.rpartition(":")[2] or 0)
+        return Hello(store.cluster_id() or "", store.node_id, name, self._epochs.value, version(), port=port)
 
     async def start(self) -> None:
         """Start everything; returns when the node can be used.
@@ -185,6 +190,7 @@ class Replicator:
         self.roles.on_role = self._role_changed
         await self.roles.start()
         self._tasks = [asyncio.create_task(self._publish_lag()), asyncio.create_task(self._verifier.run())]
+        self._tasks.append(asyncio.create_task(self._mender.run()))
         node.supervisor.ready()
         log.info("ready as %s, epoch %d", node.config.role, self._epochs.value)
         await self._take_part()
@@ -227,6 +233,7 @@ class Replicator:
         for task in self._tasks:
             task.cancel()
         await self.roles.stop()
+        await self._mender.close()
         for runner in self._runners:
             await runner.cleanup()
         if self._node.identity is not None:

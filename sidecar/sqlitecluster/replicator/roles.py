@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,12 @@ from typing import Protocol
 
 from sqlitecluster.replication.lineage import Hello
 from sqlitecluster.replication.position import Position
+from sqlitecluster.replicator import mend_primary
 from sqlitecluster.replicator.apply import Applier
 from sqlitecluster.replicator.capture import Capture
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
+from sqlitecluster.replicator.judging import Verdict
 from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.receive import Receiver
 from sqlitecluster.replicator.replica import ReplicaDb
@@ -81,6 +83,7 @@ class Role(Protocol):
     async def stop(self) -> None: ...
     def cluster_changed(self) -> None: ...
     def damaged(self, name: str) -> None: ...
+    def mend(self, name: str, suspects: Sequence[int], good: Mapping[int, bytes]) -> Verdict: ...
 
 
 class PrimaryRole:
@@ -135,6 +138,10 @@ class PrimaryRole:
     def damaged(self, name: str) -> None:
         """Nobody has better content than the primary: a person must decide."""
         log.error("%s: the image is damaged; restore it, or import a good copy", name, extra={"code": "ImageDamaged"})
+
+    def mend(self, name: str, suspects: Sequence[int], good: Mapping[int, bytes]) -> Verdict:
+        """[worker thread] Put good pages in the place of damaged ones."""
+        return mend_primary.mend(self._node, self.capture, name, suspects, good)
 
 
 class ReplicaRole:
@@ -214,6 +221,10 @@ class ReplicaRole:
     def damaged(self, name: str) -> None:
         """Get the primary's content."""
         self.client.resync(name)
+
+    def mend(self, name: str, suspects: Sequence[int], good: Mapping[int, bytes]) -> Verdict:
+        """[worker thread] Put good pages in the place of damaged ones."""
+        return self.applier.mend(name, suspects, good)
 
     def _show(self) -> None:
         address, state = self.client.address, self._node.state

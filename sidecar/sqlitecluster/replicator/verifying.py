@@ -1,7 +1,7 @@
 """``verify: Background``: compares images with their page checksums while the node runs.
 
-One small step (1 MiB of one database) a second, in an executor thread, database after
-database. A page that stays wrong is reported; a replica also asks for a snapshot.
+One small step (1 MiB of one database) each ``verifyIntervalS``, in an executor thread, database
+after database. What stays different is given to ``mending``, which looks again under locks.
 
 Rules: never holds a lock, never changes anything itself.
 """
@@ -10,52 +10,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from typing import Final
 
+from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
-STEP_S: Final = 1.0
-CODE: Final = "ImageDamaged"
+Suspect = Callable[[DatabaseStore, Sequence[int]], Awaitable[None]]
 
 
 class BackgroundVerifier:
     """Walks over all open databases."""
 
-    def __init__(self, node: NodeServices, executor: Executor, damaged: Callable[[str], None]) -> None:
+    def __init__(self, node: NodeServices, executor: Executor, suspect: Suspect) -> None:
         self._node = node
         self._executor = executor
-        self._damaged = damaged
-        self._verifiers: dict[str, Verifier] = {}
+        self._suspect = suspect
+        self.verifiers: dict[str, Verifier] = {}
+        """By database; for metrics and ``/verify``."""
         self._turn = 0
 
     async def run(self) -> None:
         """Until cancelled; does nothing when verifying is off."""
         while self._node.config.verify != "Off":
-            await asyncio.sleep(STEP_S)
+            await asyncio.sleep(self._node.config.verify_interval_s)
             db = self._next()
             if db is not None:
-                await self._step(db)
+                await self.step(db)
 
-    async def _step(self, db: DatabaseStore) -> None:
-        verifier = self._verifiers.get(db.name)
+    async def step(self, db: DatabaseStore) -> None:
+        """Look at the next piece of one database."""
+        verifier = self.verifiers.get(db.name)
         if verifier is None:
-            verifier = Verifier(db.dir / "database", db.dir / "wal", db.checksums)
-            self._verifiers[db.name] = verifier
+            verifier = self.verifiers[db.name] = Verifier(db.dir / "database", db.dir / "wal", db.checksums)
         try:
             wrong = await asyncio.get_running_loop().run_in_executor(self._executor, verifier.step)
-        except OSError as error:
+            if wrong:
+                await self._suspect(db, wrong)
+        except (SQLiteClusterError, OSError) as error:
             log.info("%s: cannot be verified now: %s", db.name, error)
-            return
-        if wrong:
-            text = f"pages {wrong[:10]} are not what was replicated; {len(wrong)} pages differ"
-            self._node.problems.report(CODE, text, db.name)
-            self._damaged(db.name)
+        except Exception:  # a verifier that ended would find nothing any more
+            log.exception("%s: verifying failed; it goes on", db.name)
 
     def _next(self) -> DatabaseStore | None:
         """The database whose turn it is, walking on when one was seen whole."""

@@ -11,7 +11,10 @@ Called by ``database.DatabaseStore`` when it is opened.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlitecluster.errors import CorruptLTX, FormatError, LimitError
@@ -49,7 +52,11 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     if trusted and known.txid > reached.txid and not _continues(leftovers, reached):
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
+    if not trusted:  # a commit that was answered may be missing in the WAL: what is in the log counts
+        words[StateWord.IN_FLIGHT] = 0
     own = last is not None and last.wal_size and last.node_id == node.node_id
+    if last is not None and last.max_txid == words[StateWord.IN_FLIGHT]:
+        own = False
     if last is not None and own and not (trusted and database.owner == OWNER_SIDECAR):
         _set_wal_mark(database, last)  # a replica may get back what it captured itself, in an earlier role
     _set(database, reached, last or header, trusted and reached == known)
@@ -71,6 +78,46 @@ def verify(data: bytes, min_txid: int, max_txid: int) -> Header:
     if (header.min_txid, header.max_txid) != (min_txid, max_txid):
         raise CorruptLTX(f"holds transactions {header.min_txid} to {header.max_txid} instead of the named ones")
     return header
+
+
+def verify_piece(data: bytes, txid: int) -> tuple[Header, int]:
+    """Check the bytes of a file that somebody sent; (header, checksum after it).
+
+    Raises:
+        CorruptLTX: it does not hold that transaction.
+        FormatError, LimitError: it is damaged.
+    """
+    file = decode(data)
+    if not file.header.min_txid <= txid <= file.header.max_txid:
+        raise CorruptLTX(f"holds {file.header.min_txid:016x} to {file.header.max_txid:016x}, not {txid:016x}")
+    return file.header, file.trailer.post_apply
+
+
+def check_neighbours(database: DatabaseStore, header: Header, post: int) -> None:
+    """Check that a fetched file belongs to this history, as far as what is stored here can tell.
+
+    Raises:
+        CorruptLTX: it is of another one.
+    """
+    known = {database.position.txid: database.position.checksum}
+    for info in database.files.files:
+        if info.max_txid in (header.min_txid - 1, header.max_txid) or info.min_txid == header.max_txid + 1:
+            with contextlib.suppress(OSError, FormatError, LimitError):
+                before, after = _ends(database.files.file_path(info))
+                known[info.max_txid] = after
+                if not info.is_snapshot:
+                    known[info.min_txid - 1] = before
+    for txid, checksum in ((header.min_txid - 1, header.pre_apply), (header.max_txid, post)):
+        if checksum and known.get(txid, checksum) != checksum:
+            raise CorruptLTX(f"transaction {txid:016x} ends with {checksum:016x} there, with {known[txid]:016x} here")
+
+
+def _ends(path: Path) -> tuple[int, int]:
+    """The checksums before and after an LTX file."""
+    with open(path, "rb") as file:
+        before = Header.parse(file.read(HEADER_SIZE)).pre_apply
+        file.seek(-TRAILER_SIZE, os.SEEK_END)
+        return before, Trailer.parse(file.read(TRAILER_SIZE)).post_apply
 
 
 def _clean(database: DatabaseStore, known: Position) -> bool:
@@ -131,7 +178,10 @@ def _join(
         except (FormatError, LimitError):
             header, post = None, 0
         if header is not None and header.max_txid <= reached.txid:
-            node.log.release(place.segment)  # already in a file
+            if database.files.covers(header.min_txid, header.max_txid):
+                node.log.release(place.segment)
+            else:  # a large transaction after it went straight to a file
+                database.tail.add(Entry(header.min_txid, header.max_txid, post, place, None))
             continue
         if header is None or not _follows(header, reached):
             _set_aside(database, node, leftovers[at:], reached)

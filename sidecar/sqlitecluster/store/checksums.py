@@ -17,7 +17,7 @@ Used by capture and apply (writers), snapshots, the verifier and recovery.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -197,6 +197,31 @@ class ChecksumArray:
     def adopt(self) -> None:
         """Say that the words were proved, or emptied: this boot's from now on."""
         self._file.cells[_Head.BOOT] = boot.boot_id()
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the entries are what the running total says: no word of them was changed from outside."""
+        return self.entries_total() == self.rolling
+
+    def entries_total(self) -> int:
+        """The database's checksum computed from all entries; changes nothing."""
+        entries = self._file.array[_Head.WORDS : _Head.WORDS + self.count]
+        return _FLAG | (int(np.bitwise_xor.reduce(entries)) & _LOW if len(entries) else 0)
+
+    def replace(self, sums: Mapping[int, int], wanted: int) -> bool:
+        """Put entries right that were damaged: only if everything then adds up to ``wanted``."""
+        cells = self._file.cells
+        inside = {pgno: new for pgno, new in sums.items() if 0 < pgno <= self.count and pgno != self._lock_page}
+        total = self.entries_total()
+        for pgno, new in inside.items():
+            total ^= (cells[_Head.WORDS - 1 + pgno] ^ new) & _LOW
+        if total != wanted:
+            return False
+        self._dirty()
+        for pgno, new in inside.items():
+            cells[_Head.WORDS - 1 + pgno] = new
+        cells[_Head.XOR] = total & _LOW
+        return True
 
     def recount(self) -> int:
         """Compute the rolling checksum from all entries, store and return it."""

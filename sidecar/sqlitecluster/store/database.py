@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster import failpoints
-from sqlitecluster.errors import CorruptLTX, FormatError, LimitError, PositionMismatch
+from sqlitecluster.errors import CorruptLTX, CorruptStore, FormatError, LimitError, PositionMismatch
 from sqlitecluster.ltx import Header
 from sqlitecluster.replication.position import Position
-from sqlitecluster.store import chain, sums
+from sqlitecluster.store import chain, damage, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
 from sqlitecluster.store.ltxdir import LTXDirectory, LTXFileInfo
 from sqlitecluster.store.marks import Marks, WalMark
@@ -67,7 +67,7 @@ class DatabaseStore(Marks):
         if not self.dir.is_dir():
             self.dir.mkdir(parents=True, exist_ok=True)
             node.disk.fsync_dir(self.dir.parent)
-        super().__init__(StateFile(self.dir / "state", node.disk))
+        super().__init__(self._open_state())
         self.files = LTXDirectory(self.dir / "ltx", node.disk)
         self.tail = Tail(node.ring)
         self._checksums: ChecksumArray | None = None
@@ -83,10 +83,36 @@ class DatabaseStore(Marks):
         if self._checksums is None:
             with self._open_lock:
                 if self._checksums is None:
-                    array = ChecksumArray(self.dir / "checksums", self._node.disk)
+                    array = self._open_checksums()
                     sums.complete(self, array)
                     self._checksums = array
         return self._checksums
+
+    def _open_state(self) -> StateFile:
+        """The state words; damaged ones are put aside, and what they said is found again from the chain."""
+        path, disk = self.dir / "state", self._node.disk
+        try:
+            return StateFile(path, disk)
+        except CorruptStore as error:
+            self._put_aside(damage.STATE, path, error)
+            fresh = StateFile(path, disk)
+            fresh.touch()
+            fresh.words[StateWord.NEEDS_COMPARE] = 1
+            return fresh
+
+    def _open_checksums(self) -> ChecksumArray:
+        path, disk = self.dir / "checksums", self._node.disk
+        try:
+            return ChecksumArray(path, disk)
+        except CorruptStore as error:
+            self._put_aside(damage.CHECKSUMS, path, error)
+            return ChecksumArray(path, disk)
+
+    def _put_aside(self, kind: str, path: Path, error: CorruptStore) -> None:
+        kept = self._node.keep(self.name, f"damaged {kind}", [path], [])
+        log.error("%s: %s; kept in %s", self.name, error.message, kept, extra={"code": error.code})
+        self._node.damage.note_found(kind, self.name)
+        self._node.damage.note_repaired(kind, self.name)
 
     # -- going on ---------------------------------------------------------------------
 
@@ -283,11 +309,13 @@ class DatabaseStore(Marks):
 
     def quarantine(self, path: Path, why: str) -> None:
         """Move a damaged LTX file to lost+found."""
-        if self.files.forget([info for info in self.files.files if self.files.file_path(info) == path]):
+        for info in self.files.forget([info for info in self.files.files if self.files.file_path(info) == path]):
             kept = self._node.keep(self.name, "corrupt", [path], [])
             text = "%s: damaged LTX file %s moved to %s: %s"
             log.error(text, self.name, path.name, kept, why, extra={"code": CorruptLTX.code})
             self._node.corrupt_files += 1
+            self._node.damage.note_found(damage.LTX, self.name)
+            self._node.damage.gaps.append(damage.Gap(self.name, info.min_txid, info.max_txid))
 
     def _walk(self, piece: StoredLTX | None) -> Iterator[bytes]:
         while piece is not None:

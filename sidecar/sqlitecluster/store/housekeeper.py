@@ -27,7 +27,7 @@ from sqlitecluster.replication.retention import RetentionPolicy
 from sqlitecluster.store import compaction, cutter, retention, trash
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.node import NodeStore
-from sqlitecluster.store.scrub import Scrub
+from sqlitecluster.store.scrub import ROUND_S, Scrub
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class _Times:
 class Housekeeper:
     """Runs the store's upkeep; ``start`` and ``stop`` from the owner's thread."""
 
-    def __init__(self, store: NodeStore, policy: RetentionPolicy, interval_s: float = 60.0) -> None:
+    def __init__(
+        self, store: NodeStore, policy: RetentionPolicy, interval_s: float = 60.0, scrub_s: float = ROUND_S
+    ) -> None:
         self._store = store
         self._policy = policy
         self._interval_s = interval_s
@@ -64,7 +66,7 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._run, name="store-housekeeper", daemon=True)
         now = store.clock.monotonic()
         self._times = _Times(now, now, now, now, now, now, seen=store.log.sequence)
-        self._scrub = Scrub(store)
+        self._scrub = Scrub(store, scrub_s)
         self._failed_sync = False
 
     @property

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from sqlitecluster.errors import BadName, ClusterMismatch, CorruptStore
 from sqlitecluster.store import cutter, lostfound
+from sqlitecluster.store.damage import LOG, Damage
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.log import SEGMENT_SIZE, Logged, NodeLog
@@ -72,6 +73,7 @@ class NodeStore:
         self.ring = Ring(ring_bytes)
         self.epoch = 0
         """Of what this node captures: the primary's; 0 while it is none."""
+        self.damage = Damage()
         self.corrupt_files = 0
         """Damaged files that were moved to lost+found since the start."""
         self.wake = threading.Event()
@@ -170,6 +172,7 @@ class NodeStore:
         self.log.close()
 
     def _keep_segment(self, path: Path, reason: str) -> None:
+        self.damage.note_found(LOG, "")
         lostfound.copy(self.data_dir, self.disk, self.clock.now_ms(), "log", reason, path)
 
     def _load_node_id(self) -> int:

@@ -7,6 +7,7 @@ Rules:
     1. Positions are found again from LTX files and the log; the words here only add
        what those cannot say (a base without files, how far an image was applied).
     2. After a reboot without an orderly stop they are older than the truth, never newer.
+    3. Words of an orderly stop are sealed by a checksum: what changed at rest is not believed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import CorruptStore
+from sqlitecluster.ltx.checksum import crc64
 from sqlitecluster.store import boot
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.words import WordFile
@@ -50,7 +52,10 @@ class StateWord:
     DURABLE = 20  # replica: transaction up to which the database file was fsynced
     OWNER = 21  # OWNER_*: who changes the image
     NEEDS_COMPARE = 22  # 1: compare the image with the checksums when the replicator runs
+    IN_FLIGHT = 24  # primary: transaction that is in the log while its commit waits; 0 = none
+    COMMIT_LIMIT = 25  # replica: newest transaction that may be shown, plus 1; 0 = all of them
     POWER_CUT = 23  # 1: found after a reboot without an orderly stop, and not recovered yet
+    SEAL = 24  # checksum of the words above, written by an orderly stop; 0 in files of older versions
     WORDS = 64
 
 
@@ -66,6 +71,11 @@ class StateFile:
             self.words[StateWord.MAGIC] = _MAGIC
         elif self.words[StateWord.MAGIC] != _MAGIC:
             raise CorruptStore(f"{path}: not a file of state words")
+        elif self.words[StateWord.CLEAN] and self.words[StateWord.SEAL] not in (0, self._seal()):
+            raise CorruptStore(f"{path}: the state words changed since the stop")
+
+    def _seal(self) -> int:
+        return crc64(bytes(self.words[: StateWord.SEAL])) or 1
 
     @property
     def trusted(self) -> bool:
@@ -87,4 +97,5 @@ class StateFile:
         if not self.words[StateWord.CLEAN]:
             self.sync()
             self.words[StateWord.CLEAN] = 1
+            self.words[StateWord.SEAL] = self._seal()
             self.sync()

@@ -29,7 +29,7 @@ def complete(database: DatabaseStore, checksums: ChecksumArray) -> None:
     compared: capture then takes the whole image, a replica asks for it.
     """
     position = database.position
-    if position.is_zero or (checksums.clean and checksums.txid == position.txid):
+    if position.is_zero or (checksums.clean and checksums.txid == position.txid and _fits(database, checksums)):
         return
     reached = checksums.txid if checksums.trusted else checksums.flushed_txid
     while reached < position.txid and (piece := database.next_after(reached)) is not None:
@@ -50,6 +50,16 @@ def complete(database: DatabaseStore, checksums: ChecksumArray) -> None:
     checksums.mark(0)
     checksums.adopt()
     database.set_needs_compare(True)
+
+
+def _fits(database: DatabaseStore, checksums: ChecksumArray) -> bool:
+    """Whether the array is of this database at its position, and nothing in it changed at rest."""
+    return (
+        checksums.page_size == database.page_size
+        and checksums.count == database.commit
+        and checksums.rolling == database.position.checksum
+        and checksums.adds_up
+    )
 
 
 def store(checksums: ChecksumArray, header: Header, pages: Iterator[tuple[int, bytes]]) -> None:

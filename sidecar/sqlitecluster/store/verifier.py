@@ -1,8 +1,10 @@
 """Comparing a database's image with its page checksums, slowly, beside the running programs.
 
 A page that differs is looked at again in later steps; only what stays different for
-``patience`` looks is reported. Running transactions, checkpoints and commits that are not
-captured yet make pages differ for a moment.
+``PATIENCE`` looks is a suspect, told once in each walk. Running transactions, checkpoints and
+commits that are not captured yet make pages differ for a moment; ``replicator.mending`` looks
+at a suspect under SQLite's locks before it believes it. Page cache is dropped first: what
+counts is what the disk gives.
 
 Called by the replicator (``verify: Background``) a few times a second.
 """
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from sqlitecluster.store.checksums import ChecksumArray
+from sqlitecluster.store.scrub import evict
 from sqlitecluster.store.snapshot import LogicalImage, Lookup
 
 STEP_BYTES: Final = 1 << 20
-PATIENCE: Final = 20  # looks
+PATIENCE: Final = 3  # looks
 
 
 class Verifier:
@@ -36,7 +39,7 @@ class Verifier:
         """Pages found right since the start."""
 
     def step(self) -> list[int]:
-        """Look at the next 1 MiB and at earlier suspects; returns pages that are wrong for good, each once."""
+        """Look at the next 1 MiB and at earlier suspects; returns pages that stayed wrong."""
         if not self._checksums.page_size:
             return []
         image = LogicalImage(*self._paths, self._checksums, self._lookup)
@@ -48,6 +51,7 @@ class Verifier:
         run = min(max(1, STEP_BYTES // image.page_size), self._end + 1 - self._next)
         if run <= 0:
             return wrong
+        evict(self._paths[0], (self._next - 1) * image.page_size, run * image.page_size)
         batch, missing = image.read_run(self._next, run)
         self.verified += len(batch)
         for pgno in missing:

@@ -52,7 +52,7 @@ def test_every_listener_hears_of_a_transaction_after_its_position_is_published(
 
 def test_one_failing_database_does_not_stop_the_others(app: RigDatabase, rig: Rig, capture: Capture) -> None:
     other = rig.database("other.db")
-    (rig.data / "dbs" / "other.db" / "state").write_bytes(b"damaged " * 512)
+    (rig.data / "dbs" / "other.db" / "state").mkdir()
     other.look()
     commit(other, rig)
     commit(app, rig)

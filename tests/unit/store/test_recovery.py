@@ -319,10 +319,10 @@ def test_one_broken_database_does_not_keep_the_node_from_starting(scene: Scene) 
     as_replica(scene, 0)
     broken = scene.data / "dbs" / "broken.db"
     broken.mkdir()
-    (broken / "state").write_bytes(b"nonsense" * 512)
+    (broken / "state").mkdir()
     db = scene.prepare("replica")
     check_image(scene.database, db.position)
-    assert (broken / "state").read_bytes() == b"nonsense" * 512
+    assert (broken / "state").is_dir()
 
 
 def test_an_empty_data_directory_is_ready_at_once(tmp_path: Path) -> None:
