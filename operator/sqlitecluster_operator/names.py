@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlitecluster.election import record
+from sqlitecluster.election import promise, record
 
 GROUP: Final = "sqlitecluster.dev"
 VERSION: Final = "v1alpha1"
@@ -43,9 +43,9 @@ ANNOTATION_FENCED: Final = record.FENCED
 ANNOTATION_BARRED: Final = record.BARRED
 """Pods that spec.primary.candidates does not let become the primary: a JSON list, like the fenced ones."""
 
-ANNOTATION_DEGRADED_SINCE: Final = f"{GROUP}/degraded-since"
-ANNOTATION_DATA_LOSS: Final = f"{GROUP}/accept-data-loss"
-ANNOTATION_DATA_LOSS_HANDLED: Final = f"{GROUP}/accept-data-loss-handled"
+ANNOTATION_DEGRADED_SINCE: Final = promise.DEGRADED
+ANNOTATION_DATA_LOSS: Final = promise.LOSS
+ANNOTATION_DATA_LOSS_HANDLED: Final = promise.LOSS_HANDLED
 """Id of the newest permission to lose data that a candidate used."""
 
 # On objects that the operator makes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlitecluster_operator import names
+from sqlitecluster.election.quorum import ADVICE
 from sqlitecluster_operator.reconcile.case import Case, Sum
 from sqlitecluster_operator.reconcile.observed import moment_of
 
@@ -24,7 +24,7 @@ _WORDS_MAX: Final = 300
 def said(case: Case, codes: tuple[str, ...]) -> str:
     """What pods say with these codes, each with its name; empty when none does."""
     words = [
-        f"{pod.name}: {text[:_WORDS_MAX]}"
+        f"{pod.name}: {text.removesuffix(f'; {ADVICE}')[:_WORDS_MAX]}"
         for pod in case.around.pods
         if (probe := case.around.probes.get(pod.name)) is not None
         for code, text in probe.problems
@@ -40,9 +40,7 @@ def quorum_lost(case: Case) -> Sum:
         return Sum(False, "NotReported")
     if case.primary is not None:
         return Sum(True, "TooFewReplicas", f"commits fail, reads go on: {words}")
-    accept = f"annotate it with {names.ANNOTATION_PROMOTE}={names.ACCEPT_DATA_LOSS}"
-    cure = f"bring instances with their volumes back; or, to go on with what is left, {accept}"
-    return Sum(True, "NobodyMayLead", f"{cure}. {words}")
+    return Sum(True, "NobodyMayLead", f"{ADVICE}. {words}")
 
 
 def durability_degraded(case: Case) -> Sum:
