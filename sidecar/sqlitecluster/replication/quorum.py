@@ -59,6 +59,11 @@ class AckTable:
         """A stream began: nothing is acknowledged in it yet."""
         self._replicas[replica] = _Replica(zone)
 
+    def set_zone(self, replica: int, zone: str) -> None:
+        """A replica stands somewhere else than it was thought to."""
+        if replica in self._replicas:
+            self._replicas[replica].zone = zone
+
     def leave(self, replica: int) -> None:
         """A stream ended."""
         self._replicas.pop(replica, None)

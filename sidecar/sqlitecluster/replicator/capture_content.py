@@ -58,6 +58,8 @@ class WalContent:
         self.fd = fd
         self.generation = generation
         self.cursor = cursor
+        self.overlay: tuple[int, bytes] | None = None
+        """(offset, bytes) that the mount holds back: read as if they were written."""
 
     @classmethod
     def open(cls, path: Path, generation: int, mark: WalMark | None) -> WalContent | None:
@@ -78,6 +80,8 @@ class WalContent:
         cursor = cursor or self.cursor
         count = max(1, min(end - cursor.end, WINDOW) // cursor.frame_size)
         data = os.pread(self.fd, count * cursor.frame_size, cursor.end)
+        if self.overlay is not None:
+            data = _laid_over(data, cursor.end, count * cursor.frame_size, *self.overlay)
         return Window(cursor, data, wal.scan(data, cursor.header, cursor.seed), count)
 
     def windows(self, end: int, cursor: Cursor) -> Iterator[Window]:
@@ -98,6 +102,16 @@ class WalContent:
     def close(self) -> None:
         """Close the file."""
         os.close(self.fd)
+
+
+def _laid_over(data: bytes, start: int, size: int, at: int, held: bytes) -> bytes:
+    """``data``, read at ``start``, with what is held back at ``at``."""
+    low, high = max(at, start), min(at + len(held), start + size)
+    if low >= high:
+        return data
+    patched = bytearray(data.ljust(high - start, b"\0"))
+    patched[low - start : high - start] = held[low - at : high - at]
+    return bytes(patched)
 
 
 def _continued(fd: int, start: Cursor, mark: WalMark | None) -> Cursor | None:

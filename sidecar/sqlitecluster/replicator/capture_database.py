@@ -32,6 +32,7 @@ from sqlitecluster.replicator.capture_raw import QUIET_NS, ImageCapture
 from sqlitecluster.replicator.capture_recovery import recover
 from sqlitecluster.replicator.capture_rollback import capture_spool
 from sqlitecluster.replicator.capture_wal import Turn, WalCapture
+from sqlitecluster.replicator.hold import HeldCommits
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import KIND_DATABASE, KIND_OTHER, NodeWord, Word
 from sqlitecluster.store.spool import Spool, read_spool, spool_path
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _GONE: Final = re.compile(r"wal\.(\d{1,20})\.gone")
 _SETTLE_TURNS: Final = 100_000
 _FINISH_PAUSE_S: Final = 0.001
+_HELD_AGAIN_S: Final = 0.005
 
 
 class DatabaseCapture:
@@ -51,14 +53,17 @@ class DatabaseCapture:
         self.words = self.db.words
         self.wal = WalCapture(self.db)
         self.image = ImageCapture(self.db, self.wal, self._settle)
+        self.held = HeldCommits(self.db, self.wal)
         self.last_event = 0.0
         """CLOCK_MONOTONIC of the last event, in seconds."""
         self.gathering = False
         """The last turn asked to let commits gather: events do not bring the next one forward."""
         self.failing = False
         self.wal_state = Turn.DONE
+        self._spool_waits = False
         self._compare_at = 0.0
         recover(self.db)
+        self.held.resume()
 
     def close(self) -> None:
         """Release all descriptors."""
@@ -68,6 +73,10 @@ class DatabaseCapture:
         """Capture the next piece; returns the seconds after which to look again (NEVER: after the next event)."""
         words = self.words
         self.gathering = False
+        if self.held.flight is not None:
+            pause = self.held.settle(now, now - self.last_event)
+            if pause is not None:
+                return pause
         if words[Word.GONE_SEQ] != words[Word.GONE_DONE]:
             return self._drop(now)
         if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE] and self._next_spool(None):
@@ -80,7 +89,16 @@ class DatabaseCapture:
             if self.image.capture():
                 return 0.0
             self._compare_at = now + RETRY_S
-        return min(self._wal_turn(now), self._compare_at - now if self._compare_at > now else NEVER)
+        pause = min(self._wal_turn(now), self._compare_at - now if self._compare_at > now else NEVER)
+        return self._held_turn(now, pause)
+
+    def _held_turn(self, now: float, pause: float) -> float:
+        """Capture the commit that the mount holds back, once everything before it is captured."""
+        if not self.held.is_asked or self.wal_state is Turn.MORE:
+            return min(pause, _HELD_AGAIN_S) if self._spool_waits else pause
+        if self.db.compare_wanted or self.db.is_new or self.db.is_dropped:
+            return min(pause, self.held.wait(now))
+        return min(pause, self.held.capture(now))
 
     def finish(self, deadline: float) -> None:
         """Capture everything that programs have written; their locks are ours (or nobody has any).
@@ -89,6 +107,7 @@ class DatabaseCapture:
             LockTimeout: something stays in the way until ``deadline`` (CLOCK_MONOTONIC, seconds).
         """
         self.last_event = 0.0  # nobody writes any more: what looks like a quiet moment is one
+        self.held.finish()
         while not self._finished():
             if time.monotonic() > deadline:
                 raise LockTimeout(f"{self.db.name}: what programs wrote could not be captured in time")
@@ -195,7 +214,10 @@ class DatabaseCapture:
             spool = read_spool(path)
             if below_drop is not None and spool.gone_seq >= below_drop:
                 return False
-            self._capture_spool(spool)
+            if spool.is_held and not self._held_spool(spool, seq):
+                return False
+            if not spool.is_held:
+                self._capture_spool(spool)
         except FileNotFoundError:
             self.db.want_compare(f"spool {seq} is missing")
         except CorruptStore as damage:
@@ -204,6 +226,17 @@ class DatabaseCapture:
         path.unlink(missing_ok=True)
         words[Word.SPOOL_DONE] = seq
         return True
+
+    def _held_spool(self, spool: Spool, number: int) -> bool:
+        """Capture a rollback-mode commit that waits; False: not now."""
+        verdict = self.held.spooled(number, time.monotonic())
+        self._spool_waits = verdict is False
+        if verdict:
+            try:
+                self._capture_spool(spool)
+            finally:
+                self.held.spool_taken()
+        return verdict is not False
 
     def _capture_spool(self, spool: Spool) -> None:
         while self._next_gone(spool.wal_gen):

@@ -44,6 +44,17 @@ class WalSpan:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPublication:
+    """A transaction that was appended while its commit waits."""
+
+    header: Header
+    span: WalSpan | None
+    pgnos: list[int]
+    commit_before: int
+    """Pages of the database before it."""
+
+
 def is_whole(pgnos: list[int], commit: int, page_size: int) -> bool:
     """Whether ascending page numbers are every page of a database of ``commit`` pages."""
     return commit > 0 and len(pgnos) == commit - (commit >= lock_page(page_size))
@@ -60,6 +71,10 @@ class CapturedDatabase:
         self.words = node.state.slot(slot)
         self.compare_wanted = False
         """The image must be compared with the checksums: something could not be proved."""
+        self.holding = 0
+        """Number of the held commit that is being captured (``HELD_SEQ``); 0: none."""
+        self.held: HeldPublication | None = None
+        """What came of it."""
         self._node_id = node.store.node_id
 
     @property
@@ -159,20 +174,36 @@ class CapturedDatabase:
         sums = page_checksums(pgnos, [page for _pgno, page in pages])
         post = fold(sums) if header.is_snapshot else self.store.checksums.rolling_after(pgnos, sums, commit)
         data = encode(header, pages, post, compress=self.node.config.compression == "LZ4")
-        self.node.failpoint("capture.before-append")
+        before = self.about_to_append(header)
         self.store.append(data, header, post, pgnos, sums)
         self.node.failpoint("capture.after-append")
-        self.finish(header, post, wal)
+        self.finish(header, post, wal, pgnos, before)
 
-    def finish(self, header: Header, post: int, wal: WalSpan | None) -> None:
+    def about_to_append(self, header: Header) -> int:
+        """Say what is in doubt from now on; the size of the database before, in pages."""
+        before = self.store.commit
+        if self.holding:
+            self.store.set_in_flight(header.max_txid)
+        self.node.failpoint("capture.before-append")
+        return before
+
+    def finish(self, header: Header, post: int, wal: WalSpan | None, pgnos: list[int], commit_before: int) -> None:
         """What follows an append whose page checksums are stored."""
+        position = Position(header.max_txid, post)
+        if self.holding:
+            self.held = HeldPublication(header, wal, pgnos, commit_before)
+            self.node.quorum.published(self.name, position, self.words, self.holding)
+            self.node.on_transaction(self.name, header, position)
+            return
+        if self.node.quorum.holds:
+            self.node.quorum.published(self.name, position)
         if wal is not None:
             at = wal.cursor
             self.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, wal.generation)
             self.node.failpoint("capture.after-mark")
             self.captured(wal.generation, wal.cursor.end)
         self.show_position()
-        self.node.on_transaction(self.name, header, Position(header.max_txid, post))
+        self.node.on_transaction(self.name, header, position)
 
     def captured(self, generation: int, end: int) -> None:
         """Tell the mount how much of the WAL is safe."""

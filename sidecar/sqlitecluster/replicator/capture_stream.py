@@ -54,7 +54,7 @@ def publish_stream(
             encoder.close(post)
             file.flush()
             os.fsync(file.fileno())
-        database.node.failpoint("capture.before-append")
+        before = database.about_to_append(header)
         database.store.append_file(path, header, post)
     finally:
         with suppress(FileNotFoundError):
@@ -65,5 +65,5 @@ def publish_stream(
     checksums.truncate(header.commit)
     checksums.set_many(np.asarray(numbers, np.int64), news)
     checksums.mark(header.max_txid)
-    database.finish(header, post, wal)
+    database.finish(header, post, wal, numbers, before)
     return header

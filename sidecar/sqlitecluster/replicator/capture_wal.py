@@ -59,7 +59,7 @@ class WalCapture:
 
     def turn(self, quiet_s: float) -> Turn:
         """Capture one group of the live WAL. ``quiet_s``: seconds since the last event."""
-        content = self._live()
+        content = self.live()
         if content is None:
             return Turn.DONE
         end = self._published(content)
@@ -99,7 +99,12 @@ class WalCapture:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _live(self) -> WalContent | None:
+    def nobody_publishes(self) -> bool:
+        """Whether no program keeps the wal-index up to date: who opens the database next finds every valid frame."""
+        return self._users() is not Users.SHARED
+
+    def live(self) -> WalContent | None:
+        """The present content; None while there is none."""
         words = self._db.words
         generation = words[Word.WAL_GEN]
         if self.content is not None and self.content.generation == generation:

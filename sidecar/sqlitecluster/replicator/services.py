@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlitecluster import failpoints
+from sqlitecluster.replicator.quorum import QuorumView
 from sqlitecluster.replicator.zones import Zones
 from sqlitecluster.units import encode_name
 
@@ -225,7 +226,12 @@ class NodeServices:
     on_transaction: Callable[[str, Header, Position], None] = _ignore_transaction
     """(name, header, position) after a capture or an apply; any thread."""
     zones: Zones = field(default_factory=Zones)
+    quorum: QuorumView = field(init=False)
+    """What commits of this node wait for."""
     failpoint: Callable[[str], None] = failpoints.hit
+
+    def __post_init__(self) -> None:
+        self.quorum = QuorumView(self)
 
     def find(self, name: str) -> DatabaseStore | None:
         """The store of a database that has one; makes nothing."""

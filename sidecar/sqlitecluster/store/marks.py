@@ -35,6 +35,7 @@ class Marks:
         self._words = state.words
         self.position: Position = ZERO
         """The newest transaction; a new object with each one."""
+        self._settled: Position | None = None
 
     @property
     def page_size(self) -> int:
@@ -60,6 +61,33 @@ class Marks:
         """Note the epoch that transactions belong to from now on."""
         self.state.touch()
         self._words[StateWord.EPOCH] = epoch
+
+    @property
+    def in_flight(self) -> int:
+        """Primary: the transaction whose commit was held back and is not settled; 0: none."""
+        return int(self._words[StateWord.IN_FLIGHT])
+
+    def set_in_flight(self, txid: int) -> None:
+        """[capture] Before a held commit is appended; 0 once it is settled."""
+        self.state.touch()
+        self._settled = self.position if txid else None
+        self._words[StateWord.IN_FLIGHT] = txid
+
+    @property
+    def settled(self) -> Position:
+        """The newest transaction that programs of this node can see."""
+        return self._settled or self.position
+
+    @property
+    def commit_limit(self) -> int | None:
+        """Replica: the newest transaction that may be shown; None: every one."""
+        limit = int(self._words[StateWord.COMMIT_LIMIT])
+        return limit - 1 if limit else None
+
+    def set_commit_limit(self, txid: int | None) -> None:
+        """Replica: what may be shown, also after a restart."""
+        self.state.touch()
+        self._words[StateWord.COMMIT_LIMIT] = 0 if txid is None else txid + 1
 
     @property
     def after_power_cut(self) -> bool:

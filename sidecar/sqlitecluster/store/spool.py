@@ -65,6 +65,11 @@ class Spool:
         """Whether it comes from a write without journal or WAL."""
         return bool(self.flags & FLAG_RAW)
 
+    @property
+    def is_held(self) -> bool:
+        """Its commit waits for acknowledgements; its journal has not ended."""
+        return bool(self.flags & FLAG_HELD)
+
     def places(self) -> Iterator[tuple[int, int, int]]:
         """(offset in the database, length, offset in this file) of each range."""
         at = _HEAD.size + _RANGE.size * len(self.ranges)

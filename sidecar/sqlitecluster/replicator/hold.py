@@ -1,0 +1,435 @@
+"""The commit of one database that waits for acknowledgements, and what becomes of it.
+
+Made by ``capture_database`` for each database; runs in the capture thread. At most one
+commit is in flight per database: its program is parked (docs/decisions/0017).
+
+    capture    the frames in the log and the bytes that the mount holds back make one transaction;
+               it goes into the node's log and to the replicas
+    release    enough members have it (``quorum``): the mount writes the bytes and answers
+    commit     SQLite has published it: only now readers of replicas may see it
+    take back  it was not acknowledged in time, or its program died before it published it: a
+               transaction with the old content follows, so that log and image agree again
+
+Rules:
+    1. The capture mark moves when a commit is published, never before.
+    2. ``in_flight`` of the store names the transaction from before it is appended until it is
+       settled: whoever starts again knows that the image may be without it.
+    3. Too few members connected: nothing is captured, the program waits and fails in time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlitecluster.config.runtime import runtime_dir
+from sqlitecluster.errors import SQLiteClusterError
+from sqlitecluster.ltx import HEADER_SIZE, Header, page_checksum
+from sqlitecluster.replicator.capture_content import WalContent, Window
+from sqlitecluster.replicator.capture_group import Cursor, take_group
+from sqlitecluster.replicator.capture_image import Image, Shape, frames_of
+from sqlitecluster.replicator.capture_large import publish_large
+from sqlitecluster.replicator.capture_pace import NEVER, tail_pause
+from sqlitecluster.replicator.capture_proof import QUIET_S, follows
+from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
+from sqlitecluster.replicator.capture_wal import WalCapture
+from sqlitecluster.shared import HELD_WAL, Word
+from sqlitecluster.sqlitefmt.wal import FRAME_HEADER_SIZE
+from sqlitecluster.units import lock_page
+
+if TYPE_CHECKING:
+    from sqlitecluster.replicator.quorum import QuorumView
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 0.005
+_SHORT: Final = "TooFewReplicas"
+
+
+@dataclass(slots=True)
+class Flight:
+    """A transaction that is in the log and not settled."""
+
+    seq: int
+    txid: int
+    pgnos: list[int]
+    commit_before: int
+    """Pages of the database without it."""
+    commit: int
+    """Pages with it."""
+    deadline: float
+    span: WalSpan | None = None
+    """Where in the log it ends; None: a rollback-mode commit."""
+    salts: tuple[int, int] = (0, 0)
+
+
+class HeldCommits:
+    """What is in flight of one database."""
+
+    def __init__(self, database: CapturedDatabase, wal: WalCapture) -> None:
+        self._db = database
+        self._wal = wal
+        self._words = database.words
+        self._quorum: QuorumView = database.node.quorum
+        self._timeout_s = database.node.config.replication.ack_timeout_s
+        self._seen = 0
+        self._since = 0.0
+        self._said_short = False
+        self.flight: Flight | None = None
+
+    # looking
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the mount holds a commit of the log back that is not captured."""
+        words = self._words
+        seq = words[Word.HELD_SEQ]
+        if words[Word.HELD_KIND] != HELD_WAL or seq == words[Word.HELD_OVER]:
+            return False
+        flight_seq = self.flight.seq if self.flight is not None else 0
+        return bool(seq not in (flight_seq, words[Word.HELD_FAILED], words[Word.HELD_DONE]))
+
+    # what comes in
+
+    def capture(self, now: float) -> float:
+        """Capture what the mount holds back, if enough members are there; seconds until the next look."""
+        seq = int(self._words[Word.HELD_SEQ])
+        if not self._may_begin(seq, now):
+            return _AGAIN_S
+        content = self._wal.live()
+        if content is None or content.generation != self._words[Word.HELD_GEN] or not self._take(content, seq):
+            if now - self._since > self._timeout_s:
+                self._refuse(seq)
+            return _AGAIN_S
+        return 0.0
+
+    def spooled(self, number: int, now: float) -> bool | None:
+        """Whether a rollback-mode commit may be captured from spool ``number``; False: not yet, None: never."""
+        words = self._words
+        seq = int(words[Word.HELD_SEQ])
+        if words[Word.HELD_AT] != number or seq in (words[Word.HELD_OVER], words[Word.HELD_FAILED]):
+            return None  # its program waits no more: the same ranges come again when its journal ends
+        if not self._may_begin(seq, now):
+            return False
+        self._db.holding = seq
+        return True
+
+    def spool_taken(self) -> None:
+        """The commit of a spool is in the log now, if it changed anything."""
+        db, seq = self._db, self._db.holding
+        db.holding = 0
+        if not seq:
+            return
+        if db.held is None:  # nothing changed
+            self._words[Word.HELD_DONE] = seq
+            db.node.bells.mount.ring()
+            return
+        self._begin_flight(seq)
+
+    def wait(self, now: float) -> float:
+        """Something else must be captured first; a commit that waits too long for it fails."""
+        seq = int(self._words[Word.HELD_SEQ])
+        if seq != self._seen:
+            self._seen, self._since, self._said_short = seq, now, False
+        if now - self._since > self._timeout_s:
+            self._refuse(seq)
+        return _AGAIN_S
+
+    def _may_begin(self, seq: int, now: float) -> bool:
+        """Whether enough members are connected; a commit that has waited too long for them fails."""
+        if seq != self._seen:
+            self._seen, self._since, self._said_short = seq, now, False
+        if self._quorum.can_commit:
+            if self._said_short:
+                self._db.node.problems.clear(_SHORT)
+            return True
+        waited = now - self._since
+        if waited > self._timeout_s / 2 and not self._said_short:
+            self._said_short = True
+            self._db.node.problems.report(_SHORT, "too few replicas are connected: commits wait, and then fail")
+            self._quorum.short()
+        if waited > self._timeout_s:
+            self._refuse(seq)
+        return False
+
+    def _refuse(self, seq: int) -> None:
+        self._words[Word.HELD_FAILED] = seq
+        self._db.node.bells.mount.ring()
+
+    def _take(self, content: WalContent, seq: int) -> bool:
+        db, words = self._db, self._words
+        at, length = int(words[Word.HELD_AT]), int(words[Word.HELD_LEN])
+        held = _read(Path(runtime_dir(db.node.config)) / "held" / str(db.slot), length)
+        if len(held) != length or words[Word.HELD_SEQ] != seq:
+            return False
+        end = _frame_end(content.cursor, at + length)
+        content.overlay = (at, held)
+        db.holding = seq
+        try:
+            return self._publish(content, end, seq)
+        finally:
+            content.overlay = None
+            db.holding = 0
+
+    def _publish(self, content: WalContent, end: int, seq: int) -> bool:
+        """Into the log and to the replicas; False when it cannot be captured as it is."""
+        cursor, db = content.cursor, self._db
+        if db.needs_whole(cursor.page_size):
+            db.want_compare("a commit that waits does not begin the history")
+            return False
+        window: Window = content.read(end)
+        group = take_group(cursor, window.found, window.data, db.store.commit)
+        if group is not None and group.after.end == end:
+            pages = db.with_holes(group.pages, group.commit, cursor.page_size)
+            span = WalSpan(group.after, cursor.end, content.generation)
+            db.publish(pages, cursor.page_size, group.commit, group.commits, span)
+        elif group is not None or publish_large(db, content, end) is None:
+            return False
+        self._begin_flight(seq)
+        return True
+
+    def _begin_flight(self, seq: int) -> None:
+        held, self._db.held = self._db.held, None
+        assert held is not None
+        header, span = held.header, held.span
+        self.flight = Flight(
+            seq=seq,
+            txid=header.max_txid,
+            pgnos=held.pgnos,
+            commit_before=held.commit_before,
+            commit=header.commit,
+            deadline=self._since + self._timeout_s,
+            span=span,
+            salts=span.cursor.salts if span is not None else (0, 0),
+        )
+        self._db.store.sync()
+        self._db.node.failpoint("hold.after-sync")
+        self._quorum.durable(self._db.name)
+
+    # what becomes of it
+
+    def settle(self, now: float, since_event: float) -> float | None:
+        """Look what became of the transaction in flight; None: nothing is in flight (any more)."""
+        flight = self.flight
+        if flight is None:
+            return None
+        if flight.span is None:
+            return self._settle_spool(flight, now)
+        words = self._words
+        if words[Word.HELD_WRITTEN] < flight.seq:
+            return self._settle_unwritten(flight, now, since_event)
+        verdict = self._is_published(flight, flight.span, since_event)
+        if verdict is None:
+            return tail_pause(since_event)
+        if verdict:
+            self._commit(flight)
+        else:
+            self._take_back(flight, "its program ended before it published it")
+        return None
+
+    def _settle_unwritten(self, flight: Flight, now: float, since_event: float) -> float | None:
+        words = self._words
+        if words[Word.HELD_OVER] >= flight.seq or words[Word.HELD_SEQ] != flight.seq:
+            self._take_back(flight, "its program was told that it failed")
+            return None
+        if words[Word.HELD_DONE] == flight.seq:
+            return tail_pause(since_event)
+        if now <= flight.deadline:
+            return flight.deadline - now + _AGAIN_S
+        self._quorum.withdraw(self._db.name)
+        if words[Word.HELD_DONE] == flight.seq:  # in the last moment
+            return tail_pause(since_event)
+        self._take_back(flight, "it was not acknowledged in time")
+        self._refuse(flight.seq)
+        return None
+
+    def _settle_spool(self, flight: Flight, now: float) -> float | None:
+        words = self._words
+        if words[Word.HELD_WRITTEN] >= flight.seq:
+            self._commit(flight)
+            return None
+        if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE] or words[Word.HELD_SEQ] != flight.seq:
+            self._end_flight()  # the journal was played back, and that comes as the next transaction
+            return None
+        if words[Word.HELD_OVER] >= flight.seq or words[Word.HELD_DONE] == flight.seq:
+            return NEVER  # until the journal ends
+        if now <= flight.deadline:
+            return flight.deadline - now + _AGAIN_S
+        self._quorum.withdraw(self._db.name)
+        if words[Word.HELD_DONE] != flight.seq:
+            self._refuse(flight.seq)
+        return NEVER
+
+    def _is_published(self, flight: Flight, span: WalSpan, since_event: float) -> bool | None:
+        """Whether programs can see it; None: that is not known yet."""
+        words, end = self._words, span.cursor.end
+        head = self._wal.index.read()
+        salts = (head.salt1, head.salt2) if head is not None else None
+        if head is not None and salts == flight.salts and span.cursor.end_of(head.max_frame) >= end:
+            return True
+        if words[Word.WAL_GEN] != span.generation or (salts is not None and follows(salts, flight.salts)):
+            return self._is_in_database(flight)
+        if words[Word.WAL_END] < end:
+            return False
+        if words[Word.HELD_SEQ] != flight.seq and words[Word.HELD_KIND] == HELD_WAL:
+            return bool(words[Word.HELD_AT] >= end)
+        if since_event >= QUIET_S and self._wal.nobody_publishes():
+            return True  # who opens the database next finds it in the log
+        return None
+
+    def _is_in_database(self, flight: Flight) -> bool:
+        """The log began anew or is gone: a published commit was written back into the database first."""
+        store = self._db.store
+        try:
+            fd = os.open(self._db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            image = Image(fd, Shape(store.page_size, flight.commit))
+            wanted = [pgno for pgno in flight.pgnos if pgno <= flight.commit]
+            return all(
+                page_checksum(pgno, page) == store.checksums.get(pgno)
+                for pages in image.some_pages(wanted)
+                for pgno, page in pages
+            )
+        finally:
+            os.close(fd)
+
+    def _commit(self, flight: Flight) -> None:
+        db, span = self._db, flight.span
+        if span is not None:
+            at = span.cursor
+            content = self._wal.content
+            if content is not None and content.generation == span.generation:
+                content.cursor = at
+            db.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, span.generation)
+            db.captured(span.generation, at.end)
+        self._end_flight()
+        self._quorum.commit(db.name, flight.txid)
+
+    def _take_back(self, flight: Flight, why: str) -> None:
+        """Follow it by what was there before."""
+        db = self._db
+        log.warning("%s: transaction %016x is taken back: %s", db.name, flight.txid, why)
+        self._quorum.withdraw(db.name)
+        self.flight = None
+        try:
+            self._publish_old(flight)
+        except (SQLiteClusterError, OSError) as error:
+            db.want_compare(f"transaction {flight.txid:016x} could not be taken back: {error}")
+        self._end_flight()
+        span = flight.span
+        if span is not None and self._words[Word.HELD_WRITTEN] >= flight.seq:
+            db.captured(self._words[Word.WAL_GEN], self._words[Word.WAL_END])  # nothing of it waits for capture
+
+    def _publish_old(self, flight: Flight) -> None:
+        db, store = self._db, self._db.store
+        size, skip = store.page_size, lock_page(store.page_size)
+        wanted = {pgno for pgno in flight.pgnos if pgno <= flight.commit_before}
+        wanted.update(range(flight.commit + 1, flight.commit_before + 1))
+        wanted.discard(skip)
+        if not flight.commit_before:
+            db.publish([], size, 0, 1)
+            return
+        frames: dict[int, int] = {}
+        content = self._wal.content
+        wal_fd = -1
+        if content is not None and flight.span is not None and content.generation == flight.span.generation:
+            frames, _cursor, _commit = frames_of(content, flight.span.start)
+            wal_fd = content.fd
+        fd = os.open(db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            image = Image(fd, Shape(size, flight.commit_before), wal_fd, frames)
+            db.publish(image.pages(sorted(wanted)), size, flight.commit_before, 1)
+        finally:
+            os.close(fd)
+
+    def _end_flight(self) -> None:
+        self.flight = None
+        self._db.store.set_in_flight(0)
+
+    # beginning and end
+
+    def finish(self) -> None:
+        """Nobody can write any more: what programs can see counts, the rest stays in the log, in doubt.
+
+        The next primary judges it: it is in its log, or it is not.
+        """
+        flight = self.flight
+        if flight is None:
+            return
+        self._quorum.withdraw(self._db.name)
+        written = self._words[Word.HELD_WRITTEN] >= flight.seq
+        if written and (flight.span is None or self._is_published(flight, flight.span, QUIET_S)):
+            self._commit(flight)
+            return
+        if written and flight.span is not None:
+            self._void(flight.span)
+            self._take_back(flight, "its program ended before it published it")
+            return
+        self.flight = None
+        log.warning("%s: transaction %016x stays in doubt: the role ended", self._db.name, flight.txid)
+
+    def resume(self) -> None:
+        """An earlier process left a transaction in doubt: the image shows what became of it."""
+        db = self._db
+        store, words = db.store, self._words
+        txid = store.in_flight
+        if not txid:
+            return
+        log.warning("%s: transaction %016x is in doubt since an earlier process", db.name, txid)
+        seq = int(words[Word.HELD_SEQ])
+        if txid == store.position.txid and self._is_in_log(txid):
+            store.set_in_flight(0)
+            return
+        if seq != words[Word.HELD_OVER] and words[Word.HELD_DONE] != seq:
+            self._refuse(seq)
+        db.want_compare(f"transaction {txid:016x} was in doubt")
+        store.set_in_flight(0)
+
+    def _is_in_log(self, txid: int) -> bool:
+        """Whether the WAL holds a transaction whole; capture then goes on behind it."""
+        store = self._db.store
+        piece = store.next_after(txid - 1)
+        data = store.read(piece) if piece is not None else None
+        content = self._wal.live()
+        if data is None or content is None:
+            return False
+        header = Header.parse(data[:HEADER_SIZE])
+        end = header.wal_offset + header.wal_size
+        if not header.wal_size or content.cursor.salts != (header.wal_salt1, header.wal_salt2):
+            return False
+        after = content.cursor
+        for window in content.windows(end, after):
+            after = window.after
+        if after.end != end:
+            return False
+        content.cursor = after
+        store.set_wal_mark(*after.salts, end, content.generation)
+        self._db.captured(content.generation, end)
+        return True
+
+    def _void(self, span: WalSpan) -> None:
+        """[programs cannot write] Let no recovery find a commit that was never published."""
+        fd = os.open(self._db.directory / "wal", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, bytes(FRAME_HEADER_SIZE), span.cursor.end - span.cursor.frame_size)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
+def _frame_end(cursor: Cursor, reach: int) -> int:
+    """The end of the frame that byte ``reach - 1`` belongs to."""
+    return cursor.end - (cursor.end - reach) // cursor.frame_size * cursor.frame_size
+
+
+def _read(path: Path, length: int) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(length) or b""
+    except FileNotFoundError:
+        return b""
