@@ -13,7 +13,7 @@ STAMP := $(VENV)/installed
 export PYTHONPATH := $(CURDIR)/sidecar:$(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)/tools:$(CURDIR)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install cluster cluster-down rootfs images deploy demo demo-local test check bench soak lint format type contracts lock clean
+.PHONY: help install cluster cluster-down rootfs images deploy demo demo-local test check bench soak replay lint format type contracts lock clean
 
 help:  ## List the targets
 	@printf 'usage: make TARGET\n\n'
@@ -59,6 +59,9 @@ bench: $(STAMP)  ## Speed against plain files in the same run: a table and JSON
 
 soak: $(STAMP)  ## All lanes again and again: make soak MINUTES=60
 	@$(BIN)/python -m runner --soak $(MINUTES)
+
+replay: $(STAMP)  ## One run of a lane again, as a violation names it: make replay SEED=nemesis:17
+	@$(BIN)/python -m runner --replay $(SEED)
 
 lint: $(STAMP)  ## Ruff: rules and format
 	@$(BIN)/ruff check .

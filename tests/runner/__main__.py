@@ -3,6 +3,7 @@
     python -m runner                 unit tests and every lane, with the counts of tests/budget.toml
     python -m runner --check         format, lint, types, contracts and unit tests without mounts
     python -m runner --only NAME …   some of them
+    python -m runner --replay LANE:SEED   one run of a lane again, as a violation names it
     python -m runner --soak MINUTES  go on with the lanes towards the release counts; docs/results/
 
 The exit code is not zero if anything failed or did not run.
@@ -114,9 +115,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="the quick part")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some lanes or groups")
     parser.add_argument("--list", action="store_true", help="print what there is")
+    parser.add_argument("--replay", metavar="LANE:SEED", help="one run of a lane again")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="go on towards the release counts")
     options = parser.parse_args()
-    jobs = choose(options)
+    try:
+        jobs = [plan.replay(options.replay)] if options.replay else choose(options)
+    except ValueError as error:
+        parser.error(str(error))
     if options.list:
         print("\n".join(f"{job.kind:6} {job.name}" for job in jobs))
         return 0

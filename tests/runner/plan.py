@@ -58,6 +58,22 @@ def _lane(name: str, row: dict[str, object]) -> Job:
     )
 
 
+def replay(text: str) -> Job:
+    """One run of a lane again, from its seed: ``LANE:SEED`` as violations print it.
+
+    Raises:
+        ValueError: it is not of this form, or there is no such lane.
+    """
+    name, colon, seed = text.partition(":")
+    found = {job.name: job for job in lanes()}
+    if not (colon and seed.isdecimal()):
+        raise ValueError(f"{text!r} is not LANE:SEED, such as nemesis:17")
+    if name not in found:
+        raise ValueError(f"there is no lane {name!r}; there are {', '.join(found)}")
+    job = found[name].with_count(1)
+    return replace(job, command=(*job.command, "--seed", seed))
+
+
 def unit_groups(*, quick: bool = False) -> list[Job]:
     """One group for each folder of tests/unit that holds tests."""
     groups = []

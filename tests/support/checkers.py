@@ -16,13 +16,12 @@ every write can be compared with the fold of exactly these; nothing has to be se
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from support.history import FAIL, OK, Away, History, Read, Write
+from support.history import FAIL, OK, History, Read, Write
 
 SHOWN: Final = 5
 
@@ -290,10 +289,3 @@ def longest_silence(history: History, begin: float, end: float) -> float:
     """The longest time without an acknowledgement between two moments."""
     times = [begin, *(w.end for w in history.acknowledged if w.end is not None and begin < w.end < end), end]
     return max(b - a for a, b in itertools.pairwise(times))
-
-
-def away_at(away: list[Away], node: str, moment: float) -> bool:
-    """Whether a node was stopped or dead at a moment."""
-    starts = sorted((a.begin, a.end) for a in away if a.node == node)
-    at = bisect.bisect(starts, (moment, float("inf"))) - 1
-    return at >= 0 and starts[at][1] >= moment

@@ -314,47 +314,15 @@ def api_down(cluster: NemesisCluster, rng: random.Random) -> Iterator[None]:
         cluster.api.again()
 
 
-CASES: Final = tuple(
-    tuple(case.split("+"))
-    for case in [
-        "kill-primary",
-        "partition-primary",
-        "pause-primary",
-        "handoff",
-        "one-way-out",
-        "partition-primary+kill-replica",
-        "minority-with-replica",
-        "api-down",
-        "loss",
-        "kill-replicator",
-        "cut-api",
-        "disk-full",
-        "restart-all",
-        "slow+handoff",
-        "kill-mount",
-        "none",
-        "one-way-in",
-        "pause-replica+kill-primary",
-        "partition-peers",
-        "api-frozen",
-        "kill-replica",
-        "loss+kill-primary",
-        "flapping",
-        "slow",
-        "handoff+pause-primary",
-        "narrow+restart-all",
-        "pause-replica",
-        "partition-replica+handoff",
-        "api-frozen+kill-primary",
-        "narrow+handoff",
-        "disk-full+partition-replica",
-        "kill-replicator+loss",
-        "cut-api+slow",
-        "one-way-out+pause-replica",
-        "kill-mount+handoff",
-        "handoff+kill-primary",
-    ]
-)
+_TABLE: Final = """
+kill-primary partition-primary pause-primary handoff one-way-out partition-primary+kill-replica
+minority-with-replica api-down loss kill-replicator cut-api disk-full restart-all slow+handoff kill-mount none
+one-way-in pause-replica+kill-primary partition-peers api-frozen kill-replica loss+kill-primary flapping slow
+handoff+pause-primary narrow+restart-all pause-replica partition-replica+handoff api-frozen+kill-primary
+narrow+handoff disk-full+partition-replica kill-replicator+loss cut-api+slow one-way-out+pause-replica
+kill-mount+handoff handoff+kill-primary
+"""
+CASES: Final = tuple(tuple(case.split("+")) for case in _TABLE.split())
 """Single faults and pairs; a budget's runs are some of them in a row, from a random one on."""
 
 
