@@ -167,7 +167,8 @@ class ElectorCore:
             result=self._result or record.result,
             must_agree=self._to_list(record),
             promise=self._next_promise or self._promise_to_take(record),
-            loss_handled=record.loss.id if record.loss is not None else record.loss_handled,
+            loss=None,  # used now, or not needed: somebody leads
+            loss_handled=record.loss.id if self._takes_loss and record.loss is not None else record.loss_handled,
         )
 
     def _promise_to_take(self, record: LeaseRecord) -> Promise:

@@ -190,7 +190,7 @@ class LeaseRecord:
     loss: DataLoss | None = None
     """A person accepts that acknowledged transactions may be lost; the operator writes it."""
     loss_handled: str = ""
-    """Id of the newest of these that was used, or not needed."""
+    """Id of the newest of these that was used."""
     resource_version: str = ""
     uid: str = ""
     """The object's own uid: a Lease that was deleted and made again is another one."""
@@ -249,6 +249,7 @@ class LeaseRecord:
         set_note(notes, RESULT, self.result.to_json() if self.result else "")
         set_note(notes, INELIGIBLE, _pods_to_json(self.ineligible))
         set_note(notes, MUST_AGREE, must_agree_to_json(self.must_agree))
+        set_note(notes, LOSS, self.loss.to_json() if self.loss is not None else "")
         set_note(notes, LOSS_HANDLED, self.loss_handled)
         self.promise.write(notes)
         set_note(notes, RELEASED, str(self.epoch) if self.released else "")
