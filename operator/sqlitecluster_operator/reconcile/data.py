@@ -18,6 +18,8 @@ HOLDING: Final = ("HoldingByAgreement",)
 DIVERGED: Final = ("TailKept", "Diverged")
 DAMAGED: Final = ("ImageDamaged", "CorruptLTX", "CorruptStore")
 """Codes of sidecars' problems, as in docs/errors.md and docs/http.md."""
+PATIENCE_S: Final = 10.0
+"""So long after a Lease ended nobody leading is an ordinary failover: candidates need time to ask each other."""
 _WORDS_MAX: Final = 300
 
 
@@ -36,7 +38,8 @@ def said(case: Case, codes: tuple[str, ...]) -> str:
 def quorum_lost(case: Case) -> Sum:
     """Whether too few instances are there to commit, or to know what was committed."""
     words = said(case, QUORUM_LOST)
-    if not words:
+    lease = case.around.lease
+    if not words or (case.primary is None and lease is not None and lease.expired_for(case.clock) < PATIENCE_S):
         return Sum(False, "NotReported")
     if case.primary is not None:
         return Sum(True, "TooFewReplicas", f"commits fail, reads go on: {words}")

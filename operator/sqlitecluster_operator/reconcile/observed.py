@@ -105,6 +105,10 @@ class LeaseView:
         """Whether nobody renews: judged by our own clock, as candidates do."""
         return not self.holder or now - self.seen_at > self.duration_s
 
+    def expired_for(self, now: float) -> float:
+        """Seconds since a Lease that was not renewed ended; less than 0 when it has not."""
+        return now - self.seen_at - (self.duration_s if self.holder else 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimView:

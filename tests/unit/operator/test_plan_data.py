@@ -35,6 +35,14 @@ def test_a_quorum_that_is_lost_without_a_primary_says_what_to_do() -> None:
     assert condition(made, "Stalled")["status"] == "True"
 
 
+@pytest.mark.parametrize(("ago", "status"), [(15.0, "False"), (21.0, "False"), (23.0, "True")])
+def test_an_ordinary_failover_is_no_lost_quorum(ago: float, status: str) -> None:
+    made = decide(held=lease(seen_at=CLOCK - ago), **reported("QuorumLost"))
+
+    assert condition(made, "QuorumLost")["status"] == status
+    assert condition(made)["reason"] == ("QuorumLost" if status == "True" else "FailingOver")
+
+
 def test_a_primary_with_too_few_replicas_is_not_to_be_promoted_away_from() -> None:
     made = decide(**reported("QuorumLost", "0 of 1", pod="notes-0"))
 
