@@ -23,9 +23,10 @@ from sqlitecluster.errors import ClusterMismatch, FormatError, StreamError, Wire
 from sqlitecluster.replication.wire import OLDEST_PROTOCOL, PROTOCOL
 from sqlitecluster.units import format_node_id, parse_node_id
 
-CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages", "epochs")
+CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages", "epochs", "quorum")
 """This version's: a broken transaction goes on inside; pages of snapshots may be compressed; databases
-have an epoch, and acknowledgements can be asked for."""
+have an epoch, and acknowledgements can be asked for; a transaction is acknowledged when it is on disk,
+and shown when it is committed."""
 MAX_CAPABILITIES: Final = 64
 _CLUSTER_ID: Final = re.compile(r"LFSC[0-9A-F]{16}")
 
@@ -48,6 +49,10 @@ class Hello:
     """What it can do beyond the protocol."""
     port: int = 0
     """Where its peers find it; 0: it does not say."""
+    holds: bool = False
+    """A primary: transactions are sent before they are committed; COMMITTED says what may be shown."""
+    zone: str = ""
+    """Where it stands, as its own configuration says."""
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of a HELLO frame."""
@@ -60,6 +65,8 @@ class Hello:
             "name": self.name,
             "epoch": self.epoch,
             "version": self.version,
+            "holds": self.holds,
+            "zone": self.zone,
             "port": self.port,
         }
 
@@ -74,7 +81,7 @@ class Hello:
         if not _is_number(oldest) or not _is_number(newest) or negotiate(oldest, newest) is None:
             spoken = f"{OLDEST_PROTOCOL} to {PROTOCOL}" if OLDEST_PROTOCOL != PROTOCOL else str(PROTOCOL)
             raise WireError("protocol", f"{oldest} to {newest}", f"this node speaks protocol {spoken}")
-        texts = [value.get(key, "") for key in ("clusterID", "nodeID", "name", "version")]
+        texts = [value.get(key, "") for key in ("clusterID", "nodeID", "name", "version", "zone")]
         epoch = value.get("epoch", 0)
         if not all(isinstance(t, str) and len(t) <= 256 for t in texts) or not isinstance(epoch, int):
             raise WireError("hello", sorted(value)[:8], "a field is missing or of the wrong kind")
@@ -87,7 +94,19 @@ class Hello:
         capabilities = _capabilities(value.get("capabilities", []))
         port = value.get("port", 0)
         port = port if _is_number(port) and 0 < port < 1 << 16 else 0
-        return cls(texts[0], node_id, texts[2], epoch, texts[3], newest, oldest, capabilities, port)
+        return cls(
+            texts[0],
+            node_id,
+            texts[2],
+            epoch,
+            texts[3],
+            newest,
+            oldest,
+            capabilities,
+            port,
+            value.get("holds") is True,
+            texts[4],
+        )
 
     def spoken(self) -> int:
         """The protocol of a stream with this peer."""

@@ -69,6 +69,8 @@ class FrameType(IntEnum):
     """The database's newest transaction is of this epoch (capability ``epochs``)."""
     SYNC = 16
     """Acknowledge what you have, now (capability ``epochs``)."""
+    COMMITTED = 17
+    """Everything up to this transaction may be shown (capability ``quorum``)."""
 
 
 class Flag(IntFlag):
@@ -94,6 +96,7 @@ _NAMED: Final = frozenset(
         FrameType.POSITION,
         FrameType.ACK,
         FrameType.EPOCH,
+        FrameType.COMMITTED,
     }
 )
 
@@ -274,6 +277,17 @@ def decode_epoch(frame: Frame) -> tuple[int, int]:
     _expect(frame, _POSITION.size)
     epoch, txid = _POSITION.unpack(frame.payload)
     return int(epoch), int(txid)
+
+
+def encode_committed(name: str, txid: int) -> bytes:
+    """A COMMITTED frame."""
+    return encode(FrameType.COMMITTED, name, _U64.pack(txid))
+
+
+def decode_committed(frame: Frame) -> int:
+    """The newest TXID that may be shown."""
+    _expect(frame, _U64.size)
+    return int(_U64.unpack(frame.payload)[0])
 
 
 def encode_snapshot(kind: FrameType, name: str, info: SnapshotInfo) -> bytes:

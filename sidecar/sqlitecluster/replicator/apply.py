@@ -43,7 +43,7 @@ from sqlitecluster.replicator.mend_replica import mend
 from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.replicator.work import Drop, Epoch, Install, Marker, Transaction, Work, WorkQueue
+from sqlitecluster.replicator.work import Committed, Drop, Epoch, Install, Marker, Transaction, Work, WorkQueue
 from sqlitecluster.shared import Word
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class Applier:
         """Called in the apply thread: only a snapshot helps this database."""
         self.reclaim: Callable[[str], None] = _nobody
         """Called in the apply thread: a transaction did not continue the position."""
+        self.on_logged: Callable[[str], None] = _nobody
+        """Called by the thread that did it: acknowledge a transaction once the log is durable."""
         self._databases: dict[str, ReplicaDb] = dict(databases or {})
         self._waiting: deque[Work] = deque()
         self._stopped: set[str] = set()
@@ -129,19 +131,22 @@ class Applier:
         db = self._database(name)
         if db.is_programs:
             return False
+        db.store.set_commit_limit(None)
         if Image.find(db.store.dir) is not None or db.store.applied != db.store.position.txid:
             db.open()
         db.catch_up()
         db.hand_over()
         return True
 
-    def apply_now(self, work: Transaction) -> bool:
+    def apply_now(self, work: Transaction | Committed) -> bool:
         """[the thread that fills the queue] Apply a small transaction in this very call; False leaves it to the queue.
 
         A hand-over to the apply thread costs two wake-ups, as much as the work itself. So while that
         thread sleeps, nothing waits and the database is open, its work is done by whoever brought it.
         """
-        if len(work.ltx) > _AT_ONCE_BYTES or not self._turn_lock.acquire(blocking=False):
+        if (isinstance(work, Transaction) and len(work.ltx) > _AT_ONCE_BYTES) or not self._turn_lock.acquire(
+            blocking=False
+        ):
             return False
         try:
             db = self._databases.get(work.name)
@@ -290,7 +295,7 @@ class Applier:
         if store.position.txid >= work.txid and work.epoch > store.epoch:
             store.set_epoch(work.epoch)
 
-    def _do(self, work: Transaction | Install | Drop | Epoch) -> bool:
+    def _do(self, work: Transaction | Committed | Install | Drop | Epoch) -> bool:
         """True when the work is over (done, known already, or refused for good)."""
         name = work.name
         if isinstance(work, Epoch):
@@ -316,11 +321,18 @@ class Applier:
             self._stop(name, StoreError(f"unexpected error: {error!r}"))
         return True
 
-    def _change(self, work: Transaction | Install | Drop) -> None:
+    def _change(self, work: Transaction | Committed | Install | Drop) -> None:
         db = self._database(work.name)
-        self._catch_up(db)
-        if isinstance(work, Transaction):
-            db.apply(work.ltx)
+        if isinstance(work, Transaction | Committed):
+            self._catch_up(db)  # a whole image needs nothing of what was there: that may be why one was asked for
+        if isinstance(work, Committed):
+            db.commit(work.txid)
+        elif isinstance(work, Transaction):
+            if not work.is_held and db.store.commit_limit is not None:
+                db.commit(None)  # what follows it says that it is this primary's history, too
+            db.apply(work.ltx, is_held=work.is_held)
+            if work.is_held:
+                self.on_logged(work.name)
             if self._node.config.verify == "EveryTransaction" and db.session is not None:
                 self._read_back(db, work.ltx)
         else:

@@ -48,7 +48,8 @@ _HELD_AGAIN_S: Final = 0.005
 class DatabaseCapture:
     """Everything that capture does for one slot."""
 
-    def __init__(self, node: NodeServices, slot: int) -> None:
+    def __init__(self, node: NodeServices, slot: int, *, leaves_doubt: bool = False) -> None:
+        """``leaves_doubt``: this node is no primary any more; what became of a commit in flight is not its business."""
         self.db = CapturedDatabase(node, slot, node.store.open(node.state.name(slot)))
         self.words = self.db.words
         self.wal = WalCapture(self.db)
@@ -63,7 +64,10 @@ class DatabaseCapture:
         self._spool_waits = False
         self._compare_at = 0.0
         recover(self.db)
-        self.held.resume()
+        if leaves_doubt:
+            self.held.leave()
+        else:
+            self.held.resume()
 
     def close(self) -> None:
         """Release all descriptors."""

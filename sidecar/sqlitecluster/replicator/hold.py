@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError
-from sqlitecluster.ltx import HEADER_SIZE, Header, page_checksum
+from sqlitecluster.ltx import HEADER_SIZE, Header, decode, page_checksum
 from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import Cursor, take_group
 from sqlitecluster.replicator.capture_image import Image, Shape, frames_of
@@ -77,7 +77,7 @@ class HeldCommits:
         self._timeout_s = database.node.config.replication.ack_timeout_s
         self._seen = 0
         self._since = 0.0
-        self._said_short = False
+        self._is_short = False
         self.flight: Flight | None = None
 
     # looking
@@ -133,7 +133,7 @@ class HeldCommits:
         """Something else must be captured first; a commit that waits too long for it fails."""
         seq = int(self._words[Word.HELD_SEQ])
         if seq != self._seen:
-            self._seen, self._since, self._said_short = seq, now, False
+            self._seen, self._since = seq, now
         if now - self._since > self._timeout_s:
             self._refuse(seq)
         return _AGAIN_S
@@ -141,15 +141,17 @@ class HeldCommits:
     def _may_begin(self, seq: int, now: float) -> bool:
         """Whether enough members are connected; a commit that has waited too long for them fails."""
         if seq != self._seen:
-            self._seen, self._since, self._said_short = seq, now, False
+            self._seen, self._since = seq, now
         if self._quorum.can_commit:
-            if self._said_short:
-                self._db.node.problems.clear(_SHORT)
+            if self._is_short:
+                self._is_short = False
+                self._db.node.problems.clear(_SHORT, self._db.name)
             return True
         waited = now - self._since
-        if waited > self._timeout_s / 2 and not self._said_short:
-            self._said_short = True
-            self._db.node.problems.report(_SHORT, "too few replicas are connected: commits wait, and then fail")
+        if waited > self._timeout_s / 2 and not self._is_short:
+            self._is_short = True
+            text = "too few replicas are connected: commits wait, and then fail"
+            self._db.node.problems.report(_SHORT, text, self._db.name)
             self._quorum.short()
         if waited > self._timeout_s:
             self._refuse(seq)
@@ -271,7 +273,7 @@ class HeldCommits:
         if head is not None and salts == flight.salts and span.cursor.end_of(head.max_frame) >= end:
             return True
         if words[Word.WAL_GEN] != span.generation or (salts is not None and follows(salts, flight.salts)):
-            return self._is_in_database(flight)
+            return self._is_in_database(flight.pgnos, flight.commit)
         if words[Word.WAL_END] < end:
             return False
         if words[Word.HELD_SEQ] != flight.seq and words[Word.HELD_KIND] == HELD_WAL:
@@ -280,7 +282,7 @@ class HeldCommits:
             return True  # who opens the database next finds it in the log
         return None
 
-    def _is_in_database(self, flight: Flight) -> bool:
+    def _is_in_database(self, pgnos: list[int], commit: int) -> bool:
         """The log began anew or is gone: a published commit was written back into the database first."""
         store = self._db.store
         try:
@@ -288,8 +290,8 @@ class HeldCommits:
         except FileNotFoundError:
             return False
         try:
-            image = Image(fd, Shape(store.page_size, flight.commit))
-            wanted = [pgno for pgno in flight.pgnos if pgno <= flight.commit]
+            image = Image(fd, Shape(store.page_size, commit))
+            wanted = [pgno for pgno in pgnos if pgno <= commit]
             return all(
                 page_checksum(pgno, page) == store.checksums.get(pgno)
                 for pages in image.some_pages(wanted)
@@ -390,12 +392,34 @@ class HeldCommits:
         db.want_compare(f"transaction {txid:016x} was in doubt")
         store.set_in_flight(0)
 
+    def leave(self) -> None:
+        """[programs cannot write] As ``resume``, but what programs do not see stays in flight."""
+        store = self._db.store
+        txid = store.in_flight
+        if txid and (txid != store.position.txid or self._is_visible(txid)):
+            store.set_in_flight(0)
+
+    def _is_visible(self, txid: int) -> bool:
+        """Whether readers see a transaction: by the wal-index, or in the database file when there is no log."""
+        data = self._stored(txid)
+        if data is None:
+            return True
+        header = Header.parse(data[:HEADER_SIZE])
+        head = self._wal.index.read() if header.wal_size else None
+        if head is not None and (head.salt1, head.salt2) == (header.wal_salt1, header.wal_salt2):
+            return head.max_frame * (header.page_size + FRAME_HEADER_SIZE) >= header.wal_offset + header.wal_size - 32
+        pgnos = [pgno for pgno, _page in decode(data, verify=False).pages]
+        return self._is_in_database(pgnos, header.commit)
+
+    def _stored(self, txid: int) -> bytes | None:
+        store = self._db.store
+        piece = store.next_after(txid - 1)
+        return store.read(piece) if piece is not None else None
+
     def _is_in_log(self, txid: int) -> bool:
         """Whether the WAL holds a transaction whole; capture then goes on behind it."""
         store = self._db.store
-        piece = store.next_after(txid - 1)
-        data = store.read(piece) if piece is not None else None
-        content = self._wal.live()
+        data, content = self._stored(txid), self._wal.live()
         if data is None or content is None:
             return False
         header = Header.parse(data[:HEADER_SIZE])

@@ -40,6 +40,7 @@ from sqlitecluster.replicator.http_api import Api, listen
 from sqlitecluster.replicator.info import NodeView, version
 from sqlitecluster.replicator.lag import LagMeter
 from sqlitecluster.replicator.mending import Mender
+from sqlitecluster.replicator.quorum import QuorumView
 from sqlitecluster.replicator.role_api import RoleApi
 from sqlitecluster.replicator.rolechange import Roles
 from sqlitecluster.replicator.roles import Parts, Role
@@ -164,7 +165,17 @@ class Replicator:
         store = self._node.store
         name = self._node.config.name
         port = int(self._node.config.listen.peers.rpartition(":")[2] or 0)
-        return Hello(store.cluster_id() or "", store.node_id, name, self._epochs.value, version(), port=port)
+        replication = self._node.config.replication
+        return Hello(
+            store.cluster_id() or "",
+            store.node_id,
+            name,
+            self._epochs.value,
+            version(),
+            port=port,
+            holds=replication.holds_back,
+            zone=replication.zone,
+        )
 
     async def start(self) -> None:
         """Start everything; returns when the node can be used.
@@ -174,6 +185,8 @@ class Replicator:
         """
         node = self._node
         shutil.rmtree(node.config.data_dir / "staging", ignore_errors=True)  # half-done copies of an earlier process
+        node.quorum.attach()
+        node.quorum.on_committed = self._hub.committed
         self._dispatcher.listen(self._hub.transactions)
         self._dispatcher.listen(self._events.transactions)
         self._dispatcher.listen(self._api.transactions)
@@ -264,6 +277,11 @@ class Replicator:
     def is_draining(self) -> bool:
         """Whether a hand-off is being prepared."""
         return self.roles.is_draining
+
+    @property
+    def quorum(self) -> QuorumView:
+        """What commits wait for, while this node is the primary."""
+        return self._node.quorum
 
     @property
     def streams(self) -> list[ReplicaStream]:

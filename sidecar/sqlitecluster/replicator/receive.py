@@ -29,7 +29,7 @@ from sqlitecluster.replication.wire import Frame, FrameType
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.stage import Stage
-from sqlitecluster.replicator.work import Drop, Epoch, Install, Transaction, WorkQueue
+from sqlitecluster.replicator.work import Committed, Drop, Epoch, Install, Transaction, WorkQueue
 from sqlitecluster.units import encode_name
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class _Incoming:
         """Where it must be at least; known with the last page."""
         self.beats = 0
         self.epoch: Epoch | None = None
+        self.committed: Committed | None = None
 
 
 class Receiver:
@@ -62,8 +63,10 @@ class Receiver:
         self.assembler = Assembler()
         self.resync: set[str] = set()
         """Databases whose next claim asks for a snapshot."""
-        self.apply_now: Callable[[Transaction], bool] = lambda _work: False
-        """Applies a transaction at once, or leaves it to the queue."""
+        self.holds = False
+        """The primary sends transactions before they are committed."""
+        self.apply_now: Callable[[Transaction | Committed], bool] = lambda _work: False
+        """Does a small piece of work at once, or leaves it to the queue."""
         self.on_ready: Callable[[], None] = lambda: None
         self.on_sync: Callable[[], None] = lambda: None
         """The primary asks for acknowledgements."""
@@ -79,15 +82,21 @@ class Receiver:
             self._counters.received("TX")
             ltx = self.assembler.feed(frame)
             if ltx is not None:
-                work = Transaction(frame.name, ltx)
-                if not self.apply_now(work):
-                    self._queue.put(work)
+                self._do(Transaction(frame.name, ltx, self.holds))
+            return True
+        if frame.type is FrameType.COMMITTED and frame.name not in self._incoming:
+            self._counters.received("COMMITTED")
+            self._do(Committed(frame.name, wire.decode_committed(frame)))
             return True
         if frame.type is FrameType.HEARTBEAT and not self._incoming:
             self._counters.received("HEARTBEAT")
             self.on_heartbeat(wire.decode_heartbeat(frame))
             return True
         return False
+
+    def _do(self, work: Transaction | Committed) -> None:
+        if not self.apply_now(work):
+            self._queue.put(work)
 
     async def feed(self, frame: Frame) -> None:
         """Take one frame.
@@ -140,6 +149,8 @@ class Receiver:
             await self._try_finish(name, incoming)
         elif frame.type is FrameType.DROP:
             self._queue.put(Drop(name, wire.decode_position(frame)))
+        elif frame.type is FrameType.COMMITTED:
+            self._committed(Committed(name, wire.decode_committed(frame)))
         elif frame.type is FrameType.UNKNOWN:
             self._node.problems.report(
                 "UnknownDatabase",
@@ -148,6 +159,13 @@ class Receiver:
             )
         else:
             raise WireError("type", frame.type.name, "not what a primary sends in a stream")
+
+    def _committed(self, work: Committed) -> None:
+        incoming = self._incoming.get(work.name)
+        if incoming is None:
+            self._queue.put(work)
+        else:
+            incoming.committed = work  # once the image is in place
 
     def _epoch(self, work: Epoch) -> None:
         incoming = self._incoming.get(work.name)
@@ -159,7 +177,7 @@ class Receiver:
     async def _transaction(self, name: str, ltx: bytes) -> None:
         incoming = self._incoming.get(name)
         if incoming is None:
-            self._queue.put(Transaction(name, ltx))
+            self._queue.put(Transaction(name, ltx, self.holds))
             return
         await self._run(incoming.stage.apply, ltx)
         await self._try_finish(name, incoming)
@@ -200,6 +218,8 @@ class Receiver:
         )
         if incoming.epoch is not None:
             self._queue.put(incoming.epoch)
+        if incoming.committed is not None:
+            self._queue.put(incoming.committed)
 
     def _report_tail(self, name: str, reason: Reason) -> None:
         db = self._node.find(name)

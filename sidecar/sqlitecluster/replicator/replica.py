@@ -23,6 +23,7 @@ from typing import Final
 from sqlitecluster import failpoints
 from sqlitecluster.errors import Diverged, LockTimeout, NotADatabase, PositionMismatch, StoreError
 from sqlitecluster.ltx import Header, LTXFile, decode, fold, page_checksums
+from sqlitecluster.replication.committed import merged
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator import install, through
 from sqlitecluster.replicator.replica_locks import LOCK_WAIT_S, LockedDb
@@ -89,8 +90,10 @@ class ReplicaDb(LockedDb):
 
     # transactions
 
-    def apply(self, data: bytes) -> Header | None:
+    def apply(self, data: bytes, *, is_held: bool = False) -> Header | None:
         """Take one LTX file in and show it; None when it is known already.
+
+        ``is_held``: it is shown once it is committed (``commit``), which may be known already.
 
         Raises:
             PositionMismatch: it does not continue; nothing was changed.
@@ -104,6 +107,8 @@ class ReplicaDb(LockedDb):
         if header.max_txid <= self.store.position.txid:
             return None
         self.store.check_continues(header)
+        if is_held and self.store.commit_limit is None:
+            self.store.set_commit_limit(self.store.applied)
         if not header.commit:
             self.store.append(data, header, post, [], [])
         elif header.is_snapshot or not self.store.commit:
@@ -111,8 +116,26 @@ class ReplicaDb(LockedDb):
         else:
             self._append_increment(file, data)
         failpoints.hit("apply.after-log")
-        self._show(file)
+        if is_held:
+            self._pending.append(file)
+            self.catch_up()
+        else:
+            self._show(file)
         return header
+
+    def commit(self, txid: int | None) -> None:
+        """Show everything up to ``txid`` (None: everything that is here, and what comes).
+
+        Raises:
+            StoreError: the log no longer has it.
+        """
+        limit = self.store.commit_limit
+        if txid is None:
+            self.store.set_commit_limit(None)
+        elif limit is None or txid > limit:
+            self.store.set_commit_limit(txid)
+        if self.session is not None or self.store.commit == 0:
+            self.catch_up()
 
     def _append_whole(self, file: LTXFile, data: bytes) -> None:
         """Log a file that holds every page: a snapshot, or the first transaction after a drop."""
@@ -181,19 +204,46 @@ class ReplicaDb(LockedDb):
             StoreError: the log no longer has it.
         """
         store = self.store
-        if store.applied < store.position.txid:
-            self._apply_again()
-        self._compare()
+        target, limit = store.position.txid, store.commit_limit
+        if limit is not None:
+            target = min(target, limit)
+        if store.applied < target:
+            self._apply_again(target)
+        if store.needs_compare and store.applied == store.position.txid:
+            self._compare()
 
-    def _apply_again(self) -> None:
-        store = self.store
+    def _apply_again(self, target: int) -> None:
+        """What became visible together is shown together: nobody sees a transaction that was taken back."""
+        files = [file for file in self._waiting() if file.header.max_txid <= target]
+        small = sum(len(file.pages) * file.header.page_size for file in files) <= BATCH_BYTES
+        plain = all(file.header.commit and not self._is_whole(file) for file in files)
+        if len(files) > 1 and small and plain and self.session is not None:
+            self._show_together(files)
+            return
+        for file in files:
+            self._show(file)
+
+    def _waiting(self) -> list[LTXFile]:
+        """Transactions that are in the log and not shown, in order."""
+        store, pending = self.store, self._pending
+        while pending and pending[0].header.max_txid <= store.applied:
+            pending.popleft()
+        if pending and pending[0].header.min_txid <= store.applied + 1:
+            return list(pending)
         blobs = store.since(store.applied)
         if blobs is None:
             raise StoreError(f"transactions after {store.applied:016x} are not stored any more")
-        for blob in blobs:
-            file = decode(blob, verify=False)
-            if file.header.max_txid > store.applied:
-                self._show(file)
+        files = (decode(blob, verify=False) for blob in blobs)
+        return [file for file in files if file.header.max_txid > store.applied]
+
+    def _show_together(self, files: Sequence[LTXFile]) -> None:
+        pages, commit = merged((file.pages, file.header.commit) for file in files)
+        last = files[-1]
+        self._append(pages, commit)
+        failpoints.hit("apply.before-applied")
+        self.store.set_applied(last.header.max_txid, last.trailer.post_apply)
+        for file in files:
+            self.show_position(file.header, file.trailer.post_apply)
 
     def _compare(self) -> None:
         """The page checksums were lost: make them from the image, if it is what the position says."""
@@ -243,6 +293,10 @@ class ReplicaDb(LockedDb):
         checksum = install.store_checksums(image, store.checksums, image.position)
         if checksum != image.position.checksum:
             raise Diverged(f"the image adds up to {checksum:016x}, it should be at {image.position}")
+        self._pending.clear()
+        limit = store.commit_limit
+        if limit is not None and limit < image.position.txid:
+            store.set_commit_limit(image.position.txid)
         if not logged and store.position != image.position:
             store.reset(image.position, page_size=image.page_size, commit=image.pages, timestamp_ms=image.timestamp_ms)
         store.set_applied(image.position.txid, image.position.checksum)
@@ -272,6 +326,7 @@ class ReplicaDb(LockedDb):
         if self.is_programs:
             self.open()
         self._remove()
+        self._pending.clear()
         self.store.reset(position, page_size=self.store.page_size, commit=0, timestamp_ms=self.store.timestamp_ms)
         self.store.checksums.truncate(0)
         self.store.checksums.mark(position.txid)

@@ -21,9 +21,11 @@ import fcntl
 import os
 import secrets
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.errors import StoreError
+from sqlitecluster.ltx import HEADER_SIZE, Header, LTXFile
 from sqlitecluster.replicator import install, locks, through
 from sqlitecluster.replicator.capture import FINISH_S
 from sqlitecluster.replicator.capture_database import DatabaseCapture
@@ -55,6 +57,8 @@ class LockedDb:
         self.session: WalSession | None = None
         self.writer: WalWriter | None = None
         self._empty_fd = -1
+        self._pending: deque[LTXFile] = deque()
+        """What is in the log and not shown, as far as this process received it."""
         self._slot: int | None = None
         self._seized: WalSession | None = None
         self._changes_role = node.config.role == "elected"
@@ -120,16 +124,29 @@ class LockedDb:
         slot = self.slot
         if slot is None:
             raise StoreError(f"{self.name}: the mount does not know it")
-        capture = DatabaseCapture(self._node, slot)
+        capture = DatabaseCapture(self._node, slot, leaves_doubt=True)
         try:
             capture.finish(time.monotonic() + FINISH_S)
         finally:
             capture.close()
 
     def _is_ours(self) -> None:
-        self.store.set_applied(self.store.position.txid, self.store.position.checksum)
+        store = self.store
+        txid, checksum = store.position.txid, store.position.checksum
+        store.set_commit_limit(None)
+        if store.in_flight:  # the image is without it, and only the next primary knows what becomes of it
+            txid, checksum = store.in_flight - 1, self._checksum_before(store.in_flight)
+            store.set_commit_limit(txid)
+            store.set_in_flight(0)
+        store.set_applied(txid, checksum)
         self.store.set_wal_owner(1)
         self._node.problems.clear(CUT_OFF, self.name)
+
+    def _checksum_before(self, txid: int) -> int:
+        """Of the database before a transaction that is in the log."""
+        piece = self.store.next_after(txid - 1)
+        data = self.store.read(piece) if piece is not None else None
+        return Header.parse(data[:HEADER_SIZE]).pre_apply if data is not None else 0
 
     def take_closed(self) -> bool:
         """Take over a database that nobody has open, without locking it; False when that is not possible."""

@@ -115,7 +115,9 @@ class PrimaryRole:
         state = self._node.state
         state.set_primary_name("")
         state.node[NodeWord.LAG_MS] = 0
+        self._node.quorum.begin((name, self._node.store.open(name).position) for name in self._node.store.names())
         await asyncio.to_thread(self.capture.start)
+        self._node.quorum.hold(on=True)
         state.node[NodeWord.ROLE] = ROLE_PRIMARY
         self._node.bells.mount.ring()
         self._parts.hub.primary = True
@@ -125,6 +127,7 @@ class PrimaryRole:
     async def stop(self) -> None:
         """Capture what is there, then end the thread."""
         await asyncio.to_thread(self.capture.stop)
+        self._node.quorum.hold(on=False)
 
     def _import(self, name: str, path: Path) -> Position:
         self.capture.import_image(name, path)
@@ -161,6 +164,7 @@ class ReplicaRole:
         )
         self.client.follow(address)
         self.applier.resync = self.client.resync
+        self.applier.on_logged = self.client.logged
         self.applier.reclaim = self.client.reclaim
         self._task: asyncio.Task[None] | None = None
 

@@ -38,7 +38,7 @@ class SnapshotSender:
     """Frames of one snapshot."""
 
     def __init__(self, db: DatabaseStore, reason: Reason, read: Callable[[DatabaseStore], Pages]) -> None:
-        self.start = db.position
+        self.start = db.settled
         self._db = db
         self._reason = reason
         self._read = read
@@ -65,4 +65,4 @@ class SnapshotSender:
     def _info(self, page_size: int) -> SnapshotInfo:
         """At the beginning where increments start, at the end how far they must reach."""
         db = self._db
-        return SnapshotInfo(page_size, db.commit, db.position, db.timestamp_ms, int(self._reason))
+        return SnapshotInfo(page_size, db.commit, db.settled, db.timestamp_ms, int(self._reason))

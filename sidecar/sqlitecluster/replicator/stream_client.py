@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -76,6 +77,9 @@ class StreamClient:
         self._loop = asyncio.get_running_loop()
         self._connection: PrimaryConnection | None = None
         self._acked: dict[str, int] = {}
+        self._unacknowledged: dict[str, None] = {}
+        self._is_acknowledging = False
+        self._thread = threading.get_ident()
         self._hurry = asyncio.Event()
         self._transport: asyncio.BaseTransport | None = None
         self._renew_at = peers.NEVER
@@ -101,6 +105,29 @@ class StreamClient:
     def reclaim(self, name: str) -> None:
         """Apply thread: a transaction did not fit; connect again with real positions."""
         self._loop.call_soon_threadsafe(self._resync, name, False)
+
+    def logged(self, name: str) -> None:
+        """Any thread: a transaction that waits for acknowledgements is in the log."""
+        self._unacknowledged[name] = None
+        if not self._is_acknowledging:
+            self._is_acknowledging = True
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self._acknowledge_logged)
+            else:
+                self._loop.call_soon_threadsafe(self._acknowledge_logged)
+
+    def _acknowledge_logged(self) -> None:
+        """Make durable what came in one go, then say so."""
+        self._is_acknowledging = False
+        names, self._unacknowledged = self._unacknowledged, {}
+        connection = self._connection
+        if connection is None or not self.connected:
+            return
+        positions = [(name, db.position) for name in names if (db := self._node.find(name)) is not None]
+        self._node.store.log.sync()
+        for name, position in positions:
+            self._acked[name] = position.txid
+        connection.send(b"".join([wire.encode_position(FrameType.ACK, name, at) for name, at in positions]))
 
     def again(self) -> None:
         """Event loop: end the stream and connect anew, now."""
@@ -224,6 +251,7 @@ class StreamClient:
         if adopt is not None:
             log.info("joining cluster %s of primary %s", adopt, peer.name)
             self._node.store.set_cluster_id(adopt)
+        self._receiver.holds = peer.holds
         changed = self.primary != peer
         self.primary, self.connected = peer, True
         state.set_primary_name(address.name or peer.name)
@@ -237,6 +265,7 @@ class StreamClient:
     def _claims(self) -> Iterator[bytes]:
         """What this replica has, and what it received in part."""
         yield wire.encode_json(FrameType.HELLO, self._hello().to_wire())
+        self._node.store.log.sync()  # what is claimed counts as acknowledged
         partials = self._receiver.assembler.partials()
         self._acked = {}
         for name in sorted({*self._node.store.names(), *partials}):
@@ -260,11 +289,14 @@ class StreamClient:
 
     def _acks(self) -> bytes:
         parts = [wire.encode_heartbeat(time.time_ns() // 1_000_000)]
-        for name in self._node.store.names():
-            db = self._node.find(name)
-            if db is not None and self._acked.get(name) != db.position.txid:
-                self._acked[name] = db.position.txid
-                parts.append(wire.encode_position(FrameType.ACK, name, db.position))
+        found = ((name, self._node.find(name)) for name in self._node.store.names())
+        positions = [(name, db.position) for name, db in found if db is not None]
+        news = [(name, at) for name, at in positions if self._acked.get(name) != at.txid]
+        if news and self._receiver.holds:
+            self._node.store.log.sync()
+        for name, position in news:
+            self._acked[name] = position.txid
+            parts.append(wire.encode_position(FrameType.ACK, name, position))
         return b"".join(parts)
 
     def _ready(self) -> None:

@@ -73,6 +73,8 @@ class StreamHub:
         self.primary = node.config.role == "primary"
         self.on_newer_epoch: Callable[[int], None] = lambda _epoch: None
         """A replica knows a newer epoch than ours: this node is not the primary any more."""
+        self._counted: dict[int, ReplicaStream] = {}
+        """Store id → the stream whose acknowledgements count."""
         self._closing = False
         self._acknowledged = asyncio.Event()
 
@@ -81,6 +83,11 @@ class StreamHub:
         names = {entry.name for entry in batch}
         for stream in self.streams:
             stream.changed(names)
+
+    def committed(self, names: set[str]) -> None:
+        """Replicas may show more of these databases."""
+        for stream in self.streams:
+            stream.committed(names)
 
     async def wait_acknowledged(self, name: str, positions: Positions, deadline: float) -> bool:
         """Until a replica has acknowledged all of these positions; False at the deadline (CLOCK_MONOTONIC)."""
@@ -145,12 +152,31 @@ class StreamHub:
         await response.prepare(request)
         stream = ReplicaStream(self, peer, response, claims, request)
         self.streams.add(stream)
+        self._joined(stream, claims)
         try:
             await stream.run(frames)
         finally:
             self.streams.discard(stream)
+            self._left(stream)
             stream.close()
         return response
+
+    def _joined(self, stream: ReplicaStream, claims: list[Claim]) -> None:
+        """From now on its acknowledgements count."""
+        quorum, peer = self.node.quorum, stream.peer
+        if not quorum.holds or "quorum" not in peer.capabilities:
+            return
+        quorum.join(peer.node_id, peer.name, peer.zone)
+        for claim in claims:
+            if not claim.resync:
+                quorum.acknowledged(peer.node_id, claim.name, claim.position)
+        self._counted[peer.node_id] = stream
+
+    def _left(self, stream: ReplicaStream) -> None:
+        """Unless it is connected again already."""
+        if self._counted.get(stream.peer.node_id) is stream:
+            del self._counted[stream.peer.node_id]
+            self.node.quorum.leave(stream.peer.node_id)
 
     def _check_epoch(self, peer: Hello) -> None:
         own = self.hello().epoch
@@ -180,6 +206,10 @@ class ReplicaStream:
         self._heard = time.monotonic()
         self._failure: SQLiteClusterError | None = None
         self._asked = False
+        self._tells = hub.node.quorum.holds and "quorum" in peer.capabilities
+        self._told: dict[str, int] = {}
+        """Name → the newest TXID that the replica may show, as it was told."""
+        self._untold: set[str] = set()
         self.lanes: dict[str, Lane] = {claim.name: self._lane(claim) for claim in claims}
         for name in hub.node.store.names():
             self.lanes.setdefault(name, self._lane(Claim(name, ZERO)))
@@ -205,7 +235,30 @@ class ReplicaStream:
             frame = self.lanes[name].step_now(_AT_ONCE_BYTES)
             if frame is not None:
                 self._hub.counters.sent("TX", len(frame))
-                self._write_at_once(frame)
+                self._write_at_once(self._news(name) + frame)
+
+    def committed(self, names: set[str]) -> None:
+        """Tell the replica what it may show, unless a transaction that was sent meanwhile has told it."""
+        if not self._tells:
+            return
+        self._untold.update(names)
+        transport = self._transport
+        if not self._idle or transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            self._wake.set()
+            return
+        if news := b"".join([self._news(name) for name in names]):
+            self._write_at_once(news)
+
+    def _news(self, name: str) -> bytes:
+        """A COMMITTED frame, if the replica does not know it yet."""
+        if not self._tells:
+            return b""
+        self._untold.discard(name)
+        txid = self._hub.node.quorum.committed(name)
+        if txid <= self._told.get(name, 0):
+            return b""
+        self._told[name] = txid
+        return wire.encode_committed(name, txid)
 
     def _write_at_once(self, frame: bytes) -> None:
         """Drive the write by hand: with an empty buffer and a small frame it cannot wait."""
@@ -295,11 +348,15 @@ class ReplicaStream:
         parts: list[bytes] = []
         size = 0
         names, self._dirty = self._dirty, {}
+        untold, self._untold = self._untold, set()
+        parts += [self._news(name) for name in untold]
         for name in names:
             lane = self.lanes[name]
             frame = await lane.step()
             if frame is None:
+                parts.append(self._news(name))
                 continue
+            parts.append(self._news(name))
             self._dirty[name] = None
             parts.append(frame)
             size += len(frame)
@@ -307,8 +364,8 @@ class ReplicaStream:
             if size >= _WRITE_BYTES:
                 await self._send(b"".join(parts))
                 parts, size = [], 0
-        if parts:
-            await self._send(b"".join(parts))
+        if rest := b"".join(parts):
+            await self._send(rest)
         return bool(self._dirty)
 
     async def _write(self, frame: bytes, kind: str) -> None:
@@ -335,6 +392,8 @@ class ReplicaStream:
                     lane = self.lanes.get(frame.name)
                     if lane is not None:
                         lane.acked = wire.decode_position(frame)
+                        if self._tells:
+                            self._hub.node.quorum.acknowledged(self.peer.node_id, frame.name, lane.acked)
                         self._hub.acknowledged()
                 elif frame.type is not FrameType.HEARTBEAT:
                     raise WireError("type", frame.type.name, "not what a replica sends in a stream")

@@ -32,6 +32,16 @@ class Transaction:
 
     name: str
     ltx: bytes
+    is_held: bool = False
+    """It is acknowledged once it is on disk, and shown once it is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Everything up to ``txid`` may be shown; None: everything."""
+
+    name: str
+    txid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class Marker:
     reached: Callable[[], None]
 
 
-Work = Transaction | Install | Drop | Epoch | Marker
+Work = Transaction | Committed | Install | Drop | Epoch | Marker
 
 
 class WorkQueue:
