@@ -52,6 +52,7 @@ class RoleApi:
         app.router.add_post("/handoff-ready", self.handoff_ready)
         app.router.add_get("/election", self.election)
         app.router.add_post("/lease-ready", self.lease_ready)
+        app.router.add_post("/pledge", self.pledge)
 
     def add_monitoring(self, app: web.Application) -> None:
         """Routes of the metrics port."""
@@ -95,6 +96,10 @@ class RoleApi:
     async def lease_ready(self, request: web.Request) -> web.Response:
         """POST /lease-ready; see ``election_peers``."""
         return await self._electing().lease_ready(request)
+
+    async def pledge(self, request: web.Request) -> web.Response:
+        """POST /pledge; see ``election_hold``."""
+        return await self._electing().pledge(request)
 
     # -- probes --------------------------------------------------------------------------
 
