@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final, TypeVar
@@ -32,7 +33,7 @@ from sqlitecluster.replicator.stream_server import ReplicaStream
 from sqlitecluster.store import chain, damage
 from sqlitecluster.store.damage import Gap
 from sqlitecluster.store.database import DatabaseStore
-from sqlitecluster.store.pagefinder import find_pages
+from sqlitecluster.store.pagefinder import find_gaps, find_pages
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ CODE: Final = "ImageDamaged"
 TRIES: Final = 8
 _PAUSE_S: Final = 0.2
 _LOOK_S: Final = 0.5
+_GAPS_S: Final = 10.0
+_MOST_TRIED: Final = 1000
 
 
 class Mender:
@@ -61,17 +64,34 @@ class Mender:
         self.peers = PeerPages(node)
         self.damaged: dict[str, set[int]] = {}
         """Pages that are damaged and could not be mended, by database."""
+        self._tried: set[Gap] = set()
 
     async def run(self) -> None:
         """Close gaps in the stored transactions, until cancelled."""
+        look_s = min(_GAPS_S, self._node.config.scrub_interval_s)
+        next_look = time.monotonic() + look_s
         while True:
             await asyncio.sleep(_LOOK_S)
             gap = self._node.store.damage.take_gap()
             if gap is not None:
-                try:
-                    await self.close_gap(gap)
-                except (SQLiteClusterError, OSError) as error:
-                    log.warning("%s: a damaged LTX file could not be replaced: %s", gap.database, error)
+                await self._try(gap)
+            elif time.monotonic() >= next_look:
+                next_look = time.monotonic() + look_s
+                for db in self._node.store.opened():
+                    for gap in find_gaps(db):
+                        await self._try_once(gap)
+
+    async def _try_once(self, gap: Gap) -> None:
+        if gap not in self._tried:
+            self._tried = {*list(self._tried)[-_MOST_TRIED:], gap}
+            self._node.store.damage.note_found(gap.kind, gap.database)
+            await self._try(gap)
+
+    async def _try(self, gap: Gap) -> None:
+        try:
+            await self.close_gap(gap)
+        except (SQLiteClusterError, OSError) as error:
+            log.warning("%s: damaged transactions could not be replaced: %s", gap.database, error)
 
     # -- pages -----------------------------------------------------------------------
 
@@ -165,8 +185,8 @@ class Mender:
         return True
 
     def _closed(self, gap: Gap, how: str) -> None:
-        log.info("%s: the damaged LTX file %016x-%016x: %s", gap.database, gap.min_txid, gap.max_txid, how)
-        self._node.store.damage.note_repaired(damage.LTX, gap.database)
+        log.info("%s: transactions %016x to %016x: %s", gap.database, gap.min_txid, gap.max_txid, how)
+        self._node.store.damage.note_repaired(gap.kind, gap.database)
         self._node.problems.clear(CorruptLTX.code, gap.database)
 
     # -- who -------------------------------------------------------------------------

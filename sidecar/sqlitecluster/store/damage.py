@@ -27,6 +27,8 @@ class Gap:
     database: str
     min_txid: int
     max_txid: int
+    kind: str = LTX
+    """Where they were."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlitecluster.store.record import KIND_END, KIND_LTX, Record, looks_torn, parse
+from sqlitecluster.store.record import KIND_END, KIND_LTX, MAGIC, Record, looks_torn, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class SegmentContent:
     """Ended in order: END record or end of file."""
     torn: bool
     """A record starts at ``end`` but is not whole."""
+    rotten: bool
+    """… and whole ones follow: it was not being written, something changed it."""
     last_sequence: int
 
 
@@ -52,7 +54,7 @@ def read_segment(number: int, path: Path) -> SegmentContent:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
-            return SegmentContent(number, path, [], 0, True, False, 0)
+            return SegmentContent(number, path, [], 0, True, False, False, 0)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
             return _read(number, path, data)
 
@@ -64,9 +66,22 @@ def _read(number: int, path: Path, data: memoryview) -> SegmentContent:
         record = parse(data, at, number)
         if record is None or (last and record.sequence != last + 1):
             closed = at == len(data)
-            return SegmentContent(number, path, records, at, closed, looks_torn(data, at, number), last)
+            rotten = not closed and _follows(data, at, number, last)
+            return SegmentContent(number, path, records, at, closed, looks_torn(data, at, number), rotten, last)
         if record.kind == KIND_END:
-            return SegmentContent(number, path, records, at, True, False, last)
+            return SegmentContent(number, path, records, at, True, False, False, last)
         if record.kind == KIND_LTX:
             records.append(record)
         last, at = record.sequence, record.end
+
+
+def _follows(data: memoryview, at: int, number: int, last: int) -> bool:
+    """Whether a whole record that was written later stands behind a damaged one."""
+    rest = bytes(data[at + 1 :])
+    found = rest.find(MAGIC)
+    while found >= 0:
+        record = parse(data, at + 1 + found, number)
+        if record is not None and record.sequence > last:
+            return True
+        found = rest.find(MAGIC, found + 1)
+    return False
