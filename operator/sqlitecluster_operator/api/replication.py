@@ -96,8 +96,8 @@ SPEC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         cel="self.replication.mode != 'Quorum' || !has(self.template) || "
-        "!has(self.template.spec.terminationGracePeriodSeconds) || duration(self.replication.ackTimeout) < "
-        "duration(string(self.template.spec.terminationGracePeriodSeconds) + 's')",
+        "!has(self.template.spec.terminationGracePeriodSeconds) || "
+        "duration(self.replication.ackTimeout).getSeconds() < self.template.spec.terminationGracePeriodSeconds",
         message="ackTimeout must be less than the template's terminationGracePeriodSeconds: "
         "the last commits of a pod that ends wait so long",
         field="replication.ackTimeout",
