@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -307,20 +308,32 @@ def _torn(ops: list[Op], rng: random.Random) -> list[Op]:
 
 
 def _sectors(ops: list[Op], unit: int, rng: random.Random) -> list[Op]:
-    """Some units of the writes: of each the newest that reached the disk."""
-    share = rng.choice((0.2, 0.5, 0.8, 0.95))
-    kept: list[Op] = []
+    """The writes, unit by unit: each unit of the file is as it was at some moment."""
+    pieces: list[tuple[int, Op]] = []
+    counts: Counter[int] = Counter()
     for op in ops:
-        if op.kind != "write":
-            kept.append(op)
-            continue
-        at, end = op.offset, op.offset + len(op.data)
-        while at < end:
-            stop = min(end, (at // unit + 1) * unit)
-            if rng.random() < share:
-                kept.append(Op("write", op.file, at, op.data[at - op.offset : stop - op.offset]))
-            at = stop
+        for number, piece in _units(op, unit):
+            pieces.append((number, piece))
+            counts[number] += 1
+    share = rng.choice((0.2, 0.5, 0.8, 0.95))
+    left = {number: count if rng.random() < share else rng.randrange(count) for number, count in counts.items()}
+    kept: list[Op] = []
+    for number, piece in pieces:
+        left[number] -= 1
+        if piece.kind != "write" or left[number] >= 0:
+            kept.append(piece)
     return kept
+
+
+def _units(op: Op, unit: int) -> Iterator[tuple[int, Op]]:
+    if op.kind != "write":
+        yield -1, op
+        return
+    at, end = op.offset, op.offset + len(op.data)
+    while at < end:
+        stop = min(end, (at // unit + 1) * unit)
+        yield at // unit, Op("write", op.file, at, op.data[at - op.offset : stop - op.offset])
+        at = stop
 
 
 def _some_size(file: _File, rng: random.Random) -> int | None:

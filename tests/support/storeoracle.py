@@ -182,9 +182,9 @@ class Check:
                 if checksums.get(pgno) != page_checksum(pgno, page):
                     raise Wrong(f"{db.name}: the checksum of page {pgno} is not its checksum")
             return
-        if checksums.count or not db.needs_compare:
+        if not db.needs_compare:
             raise Wrong(f"{db.name}: page checksums are {checksums.rolling:x}, the position is {db.position}")
-        if self._killed:
+        if self._killed and not any(db.dir.glob("install-*")):
             raise Wrong(f"{db.name}: a kill made the page checksums useless")
         self.emptied += 1
 

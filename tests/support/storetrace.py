@@ -25,6 +25,7 @@ from sqlitecluster.ltx import page_checksum
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replication.retention import RetentionPolicy
 from sqlitecluster.store import compaction, cutter, image, retention
+from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.node import NodeStore
 from support.crashdisk import Recorder
 from support.store_model import ManualClock, Model
@@ -116,7 +117,7 @@ class Work:
         self.clock.seconds += self.rng.choice((0.05, 1.0, 30.0))
         getattr(self, name)(self.rng.choice(list(self.bases.values())))
         for base in self.bases.values():
-            self.note("reach", base, base.model.store.earliest())
+            self.note("reach", base, _reach(base.model.store))
 
     # -- going on ---------------------------------------------------------------------
 
@@ -235,13 +236,15 @@ class Work:
         db.reset(position, page_size=model.page_size, commit=len(pages), timestamp_ms=7)
         self.note("promised", base, base.newest)
         self.note("kept", base, base.newest)
+        db.set_needs_compare(False)
         if self.profile.replica:
-            image.put_in_place(db.dir, path, self.store.disk)
             db.set_applied(position.txid, position.checksum)
             db.set_durable(position.txid)
+            db.flush()
+            image.put_in_place(db.dir, path, self.store.disk)
         else:
             path.unlink()
-        db.set_needs_compare(False)
+            self.store.disk.fsync_dir(db.dir)
 
     def show(self, base: Base) -> None:
         """Replica: bring the database file up to the position, as a write-back does."""
@@ -281,6 +284,16 @@ class Work:
         """Give descriptors back; nothing is written."""
         for segment in self.store.log.segments.values():
             segment.close()
+
+
+def _reach(db: DatabaseStore) -> int:
+    """From where files and log (not memory alone) lead to the position."""
+    at = db.position.txid
+    spans = [(info.min_txid, info.max_txid) for info in db.files.files]
+    spans += [(entry.min_txid, entry.max_txid) for entry in db.tail.uncut()]
+    while found := [low for low, high in spans if low <= at <= high]:
+        at = min(found) - 1
+    return at
 
 
 def put(path: Path, data: bytes, *, sync: bool = False) -> None:

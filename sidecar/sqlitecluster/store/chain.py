@@ -5,6 +5,7 @@ Rules:
        keep a position whose newest file turned out damaged (it is known, just not in files).
     2. A blob of the log that does not continue the chain goes to lost+found.
     3. The newest file is verified; the others are when they are read.
+    4. Words that are new beside transactions that are not were lost in a power cut.
 
 Called by ``database.DatabaseStore`` when it is opened.
 """
@@ -22,7 +23,7 @@ from sqlitecluster.ltx import HEADER_SIZE, TRAILER_SIZE, Decoder, Header, Traile
 from sqlitecluster.replication.position import ZERO, Position
 from sqlitecluster.store import boot
 from sqlitecluster.store.log import Logged
-from sqlitecluster.store.state import OWNER_SIDECAR, StateWord
+from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateWord
 from sqlitecluster.store.tail import Entry
 
 if TYPE_CHECKING:
@@ -35,10 +36,16 @@ log = logging.getLogger(__name__)
 def load(database: DatabaseStore, node: NodeStore) -> None:
     """Set the position and the tail of a database that is being opened."""
     words = database.state.words
+    if not words[StateWord.CLEAN]:
+        database.files.sync_names()
     leftovers = _take_leftovers(database, node)
-    trusted = database.state.trusted
+    lost = database.state.is_new and bool(leftovers or database.files.files)
+    trusted = database.state.trusted and not lost
+    if lost:
+        database.state.touch()
     if not trusted:
         words[StateWord.POWER_CUT] = 1  # before the boot id: a kill in between must not hide it
+        words[StateWord.IN_FLIGHT] = 0  # it may have been answered and be lost from the WAL: what the log has counts
         words[StateWord.BOOT] = boot.boot_id()
     known = Position(int(words[StateWord.TXID]), int(words[StateWord.CHECKSUM]))
     if trusted and not leftovers and _clean(database, known):
@@ -52,14 +59,17 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     if trusted and known.txid > reached.txid and not _continues(leftovers, reached):
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
-    if not trusted:  # a commit that was answered may be missing in the WAL: what is in the log counts
-        words[StateWord.IN_FLIGHT] = 0
-    own = last is not None and last.wal_size and last.node_id == node.node_id
-    if last is not None and last.max_txid == words[StateWord.IN_FLIGHT]:
-        own = False
-    if last is not None and own and not (trusted and database.owner == OWNER_SIDECAR):
+    written_by = last or header
+    if lost and written_by is not None:
+        words[StateWord.OWNER] = OWNER_PROGRAMS if written_by.node_id == node.node_id else OWNER_SIDECAR
+    if last is not None and _is_own(last, node, database) and not (trusted and database.owner == OWNER_SIDECAR):
         _set_wal_mark(database, last)  # a replica may get back what it captured itself, in an earlier role
     _set(database, reached, last or header, trusted and reached == known)
+
+
+def _is_own(last: Header, node: NodeStore, database: DatabaseStore) -> bool:
+    """Whether this node captured it from a log that has it: a commit in flight may be missing there."""
+    return bool(last.wal_size) and last.node_id == node.node_id and last.max_txid != database.in_flight
 
 
 def _set_wal_mark(database: DatabaseStore, header: Header) -> None:
@@ -170,25 +180,46 @@ def _join(
     database: DatabaseStore, node: NodeStore, leftovers: list[Logged], reached: Position
 ) -> tuple[Position, Header | None]:
     last: Header | None = None
-    for at, place in enumerate(leftovers):
-        blob = place.segment.read(place.offset, place.size) or b""
-        try:
-            header = Header.parse(blob[:HEADER_SIZE])
-            post = Trailer.parse(blob[-TRAILER_SIZE:]).post_apply
-        except (FormatError, LimitError):
-            header, post = None, 0
-        if header is not None and header.max_txid <= reached.txid:
-            if database.files.covers(header.min_txid, header.max_txid):
-                node.log.release(place.segment)
-            else:  # a large transaction after it went straight to a file
-                database.tail.add(Entry(header.min_txid, header.max_txid, post, place, None))
-            continue
-        if header is None or not _follows(header, reached):
-            _set_aside(database, node, leftovers[at:], reached)
-            break
-        database.tail.add(Entry(header.min_txid, header.max_txid, post, place, None))
-        reached, last = Position(header.max_txid, post), header
+    start = reached.txid
+    old: list[Entry] = []
+    new: list[Entry] = []
+    aside: list[Logged] = []
+    for place in leftovers:
+        header, post = _logged(place)
+        if header is not None and header.max_txid <= start:
+            old.append(Entry(header.min_txid, header.max_txid, post, place, None))
+        elif header is None or not _follows(header, reached):
+            aside.append(place)  # what comes later may follow: an earlier start may have gone on without this
+        else:
+            new.append(Entry(header.min_txid, header.max_txid, post, place, None))
+            reached, last = Position(header.max_txid, post), header
+    for entry in [*_still_needed(database, node, old), *new]:
+        database.tail.add(entry)
+    if aside:
+        _set_aside(database, node, aside, reached)
     return reached, last
+
+
+def _logged(place: Logged) -> tuple[Header | None, int]:
+    """Header of a blob in the log, and the checksum after it; None when it is none."""
+    blob = place.segment.read(place.offset, place.size) or b""
+    try:
+        return Header.parse(blob[:HEADER_SIZE]), Trailer.parse(blob[-TRAILER_SIZE:]).post_apply
+    except (FormatError, LimitError):
+        return None, 0
+
+
+def _still_needed(database: DatabaseStore, node: NodeStore, old: list[Entry]) -> list[Entry]:
+    """Blobs that are in no file yet, because a large transaction after them went straight to one."""
+    kept: list[Entry] = []
+    for entry in reversed(old):
+        after = entry.max_txid + 1
+        leads_on = (kept and kept[-1].min_txid == after) or database.files.find(after) is not None
+        if leads_on and not database.files.covers(entry.min_txid, entry.max_txid):
+            kept.append(entry)
+        else:
+            node.log.release(entry.place.segment)
+    return kept[::-1]
 
 
 def _follows(header: Header, reached: Position) -> bool:

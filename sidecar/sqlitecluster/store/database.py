@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlitecluster import failpoints
 from sqlitecluster.errors import CorruptLTX, CorruptStore, FormatError, LimitError, PositionMismatch
-from sqlitecluster.ltx import Header
+from sqlitecluster.ltx import TRAILER_SIZE, Header, Trailer
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import chain, damage, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
@@ -207,9 +207,8 @@ class DatabaseStore(Marks):
         diverged history away. Page checksums are the caller's.
         """
         with self.upkeep:
-            for entry in self.tail.clear():
-                self._node.log.release(entry.place.segment)
-            gone = self.files.forget([info for info in self.files.files if info.max_txid > position.txid])
+            uncut = self.tail.clear()
+            gone = self.files.forget(self._not_before(position))
             if gone:
                 self._node.keep(self.name, "reset", [self.files.file_path(info) for info in gone], [])
             failpoints.hit("store.before-reset")
@@ -219,6 +218,23 @@ class DatabaseStore(Marks):
                 self._words[StateWord.EPOCH] = epoch
             self.state.sync()
             self.position = position
+            for entry in uncut:  # not earlier: until the new base is durable, they are what there is
+                self._node.log.release(entry.place.segment)
+
+    def _not_before(self, position: Position) -> list[LTXFileInfo]:
+        """Files that are not of the history that leads to a position."""
+        files = self.files.files
+        if any(info.max_txid == position.txid and self._end(info) != position.checksum for info in files):
+            return list(files)
+        return [info for info in files if info.max_txid > position.txid]
+
+    def _end(self, info: LTXFileInfo) -> int:
+        """The checksum after a file's last transaction; 0 when it cannot be read."""
+        try:
+            data = self.files.file_path(info).read_bytes()[-TRAILER_SIZE:]
+            return Trailer.parse(data).post_apply
+        except (OSError, FormatError, LimitError):
+            return 0
 
     def _set_base(self, position: Position, page_size: int, commit: int) -> None:
         words = self._words
@@ -260,7 +276,7 @@ class DatabaseStore(Marks):
             piece = self.next_after(txid)
             if piece is None:
                 return False
-            if piece.path is None and self.tail.is_whole:
+            if piece.path is None and self.tail.leads_to(self.position.txid):
                 return True
             txid = piece.max_txid
         return txid == self.position.txid

@@ -90,6 +90,10 @@ class Disk:
         except OSError as error:
             raise translate(error) from error
 
+    def truncate(self, fd: int, size: int) -> None:
+        """Give a file this size."""
+        os.ftruncate(fd, size)
+
     def replace(self, source: Path | str, target: Path | str) -> None:
         """Rename within one file system."""
         os.replace(source, target)

@@ -31,12 +31,17 @@ from sqlitecluster.store.sums import open_piece, store
 from sqlitecluster.store.walfile import WalPages
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether a file has content that is not SQLite's."""
+def is_foreign(path: Path, *, is_ours: bool = False) -> bool:
+    """Whether a file has content that is not SQLite's.
+
+    Of an image that the sidecar writes (``is_ours``), a power cut may have taken the first page alone.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(16)
     except FileNotFoundError:
+        return False
+    if is_ours and not any(head):
         return False
     return len(head) > 0 and not looks_like_database(head)
 
@@ -48,11 +53,11 @@ def backfill(folder: Path, disk: Disk, limit: int | None = None) -> WalPages:
     if found.header is None or not found.commit:
         return found
     page_size = found.header.page_size
-    with _writable(folder / "database") as target, open(folder / "wal", "rb") as source:
+    with _writable(folder / "database", disk) as target, open(folder / "wal", "rb") as source:
         for pgno in sorted(found.pages):
             page = os.pread(source.fileno(), page_size, found.pages[pgno])
             disk.pwritev(target, (page,), (pgno - 1) * page_size)
-        os.ftruncate(target, found.commit * page_size)
+        disk.truncate(target, found.commit * page_size)
         disk.fsync(target)
     failpoints.hit("recovery.after-backfill")
     return found
@@ -73,7 +78,7 @@ def write_chain(database: DatabaseStore, from_txid: int, disk: Disk) -> int:
     if from_txid >= database.position.txid or not _is_readable(database, from_txid):
         return from_txid
     reached = from_txid
-    with _writable(database.dir / "database") as fd:
+    with _writable(database.dir / "database", disk) as fd:
         while (piece := database.next_after(reached)) is not None:
             _write_piece(database, piece, fd, disk)
             reached = piece.max_txid
@@ -154,9 +159,12 @@ def _verify(database: DatabaseStore, piece: StoredLTX) -> bool:
 
 
 @contextlib.contextmanager
-def _writable(path: Path) -> Iterator[int]:
+def _writable(path: Path, disk: Disk) -> Iterator[int]:
+    is_new = not path.exists()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        if is_new:
+            disk.fsync_dir(path.parent)
         yield fd
     finally:
         os.close(fd)
@@ -173,4 +181,4 @@ def _write_piece(database: DatabaseStore, piece: StoredLTX, fd: int, disk: Disk)
                 yield pgno, page
 
         store(database.checksums, header, written())
-        os.ftruncate(fd, header.commit * header.page_size)
+        disk.truncate(fd, header.commit * header.page_size)

@@ -9,7 +9,8 @@ Rules:
        newest segment file always stays.
     3. A failed write leaves the log as it was. A failed sync is never repeated as if
        nothing had happened: the caller must treat the bytes as not durable.
-    4. A torn tail is cut off at the next start, with a log line.
+    4. A torn tail is cut off at the next start, with a log line. What is found at a start is
+       synced before it counts: a killed process may have left it in memory only.
 
 Called by ``database.DatabaseStore`` (append, read) and the housekeeper (sync).
 """
@@ -181,7 +182,7 @@ class NodeLog:
         with self._lock:
             current, self._current = self._current, None
             if current is not None:
-                os.ftruncate(current.fd, current.end if current.refs > 0 else 0)
+                self._disk.truncate(current.fd, current.end if current.refs > 0 else 0)
                 self._disk.fsync(current.fd)
             for segment in self.segments.values():
                 segment.close()
@@ -227,11 +228,14 @@ class NodeLog:
     def _free(self, segment: Segment) -> None:
         if self.segments.pop(segment.number, None) is None:
             return
+        is_newest = self._current is None and segment.number + 1 == self._next_number
+        if is_newest:  # the file stays: it carries the number (rule 2)
+            self._disk.truncate(segment.fd, 0)
         segment.close()
         if segment in self._unsynced:
             self._unsynced.remove(segment)
-        if self._current is None and segment.number + 1 == self._next_number:
-            return  # the newest file stays: it carries the number (rule 2)
+        if is_newest:
+            return
         spare = self._folder / _SPARE
         if segment.size == self._segment_size and not spare.exists():
             self._disk.replace(segment.path, spare)
@@ -255,7 +259,7 @@ class NodeLog:
                 "log segment %s: the record at byte %d is not whole; %d records before it are kept",
                 content.path.name, content.end, len(content.records),
             )  # fmt: skip
-        if not newest:
+        if not newest or content.rotten:
             keep_damaged(content.path, "a log segment is damaged before its end")
         os.truncate(content.path, content.end)
 
@@ -264,6 +268,7 @@ class NodeLog:
         size = os.fstat(fd).st_size
         segment = Segment(content.number, content.path, fd, size, content.end)
         self.segments[content.number] = segment
+        self._disk.fdatasync(fd)
         for each in content.records:
             segment.refs += 1
             place = Logged(segment, each.blob_at, each.blob_size, each.sequence)

@@ -114,6 +114,11 @@ class LTXDirectory:
         self._disk.fsync_dir(path.parent)
         return self._added(level, min_txid, max_txid, path)
 
+    def sync_names(self) -> None:
+        """Make durable what a killed process may have renamed without getting further."""
+        for level in {info.level for info in self.files}:
+            self._disk.fsync_dir(self.path / str(level))
+
     def remove(self, infos: Iterable[LTXFileInfo]) -> None:
         """Remove files: first from the index, then from the disk."""
         for info in self.forget(infos):

@@ -80,6 +80,7 @@ class NodeStore:
         """Set by the first append while ``sleeping`` [housekeeper]."""
         self.sleeping = False
         (data_dir / "dbs").mkdir(parents=True, exist_ok=True)
+        self.disk.fsync_dir(data_dir)  # a killed process may have renamed files without getting further
         self.node_id = self._load_node_id()
         self._databases: dict[str, DatabaseStore] = {}
         self._lock = threading.Lock()

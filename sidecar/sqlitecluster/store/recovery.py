@@ -70,7 +70,7 @@ def prepare_database(store: NodeStore, name: str, *, is_replica: bool, takes_ove
         if not is_replica:  # there, apply does it again, whole
             _finish_install(store, database, *unfinished)
         return
-    if image.is_foreign(database.dir / "database"):
+    if image.is_foreign(database.dir / "database", is_ours=database.owner == OWNER_SIDECAR):
         log.warning("%s: the file is not a SQLite database; it is left alone", name)
         return
     if database.owner == OWNER_SIDECAR:
@@ -117,8 +117,11 @@ def _finish_install(store: NodeStore, database: DatabaseStore, path: Path, field
         return
     database.reset(Position(txid, checksum), page_size=page_size, commit=pages, timestamp_ms=timestamp_ms)
     database.checksums.mark(txid)
-    image.put_in_place(database.dir, path, store.disk)
+    database.set_applied(txid, checksum)
+    database.set_durable(txid)
     database.set_wal_mark(0, 0, 0, 0)
+    database.flush()  # before the image takes its place: afterwards nothing says that it is whole
+    image.put_in_place(database.dir, path, store.disk)
     database.recovered()
     log.info("%s: an unfinished install was finished, at %s", database.name, database.position)
 
@@ -130,6 +133,8 @@ def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:
         return
     wrote = image.backfill(database.dir, store.disk).commit > 0
     start = database.durable if database.after_power_cut else database.applied
+    if not (database.dir / "database").exists():
+        start = 0
     if start > database.position.txid:
         _keep_applied(database)
     elif start < database.position.txid:

@@ -20,6 +20,8 @@ def apply(database: DatabaseStore, policy: RetentionPolicy, now_ms: int) -> int:
     needed = database.durable if database.owner == OWNER_SIDECAR else None
     gone = decide(database.files.files, policy, now_ms, pinned=database.pinned, needed=needed)
     if gone:
+        if needed is not None:
+            database.state.sync()  # a power cut must not find an older ``durable`` and no file that leads on from it
         database.files.remove(gone)
         log.debug("%s: %d LTX files removed, up to %016x", database.name, len(gone), gone[-1].max_txid)
     return len(gone)

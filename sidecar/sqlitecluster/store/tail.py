@@ -119,10 +119,10 @@ class Tail:
         with self._lock:
             return self._entries[self._uncut] if self._uncut < len(self._entries) else None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the entries follow one another without a gap (large transactions go straight to files)."""
-        return not self._gaps
+    def leads_to(self, txid: int) -> bool:
+        """Whether the entries go on to ``txid`` without a gap (large transactions go straight to files)."""
+        with self._lock:
+            return not self._gaps and bool(self._entries) and self._entries[-1].max_txid >= txid
 
     @property
     def has_uncut(self) -> bool:
