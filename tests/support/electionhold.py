@@ -39,7 +39,7 @@ def read(node: Node) -> Pledge | None:
 def list_pods(world: World, node: Node) -> None:
     """Every few seconds, while the API answers."""
     if world.reaches_api(node):
-        others = frozenset(other.id for other in world.nodes if other is not node)
+        others = frozenset(other.id for other in world.nodes if other is not node and other.name in world.listed)
         node.step(lambda now: m.OthersKnown(others, now))
     world.after(LIST_S * world.rng.uniform(0.5, 1.5), lambda: list_pods(world, node))
 
@@ -126,6 +126,8 @@ def newcomer(world: World) -> None:
     """A pod that the primary may not have heard of."""
     node = type(world.nodes[0])(world, len(world.nodes))
     world.nodes.append(node)
+    world.listed.add(node.name)
+    world.welcome(node)
     world.say(f"{node.name} is new")
     world.tick(node)
     list_pods(world, node)

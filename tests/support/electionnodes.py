@@ -13,7 +13,9 @@ from sqlitecluster.config.model import LeaseTimes
 from sqlitecluster.election import messages as m
 from sqlitecluster.election.instants import NEVER, Instant
 from sqlitecluster.election.machine import Elector, ElectorSettings
+from sqlitecluster.election.membership import Wanted
 from sqlitecluster.election.record import Holder, LeaseRecord
+from support import electionhold
 
 if TYPE_CHECKING:
     from support.electionworld import World
@@ -37,8 +39,14 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     openings: int = 0
     hand_offs: int = 0
+    held_s: float = 0.0
+    """For how long writing went on by agreement alone."""
     takeovers_s: list[float] = field(default_factory=list)
     """From the loss of the primary to the next opening, faults of the API aside."""
+    member_changes: int = 0
+    losses_accepted: int = 0
+    acknowledged: int = 0
+    """Commits that had their acknowledgements (with quorum)."""
     trace: list[str] = field(default_factory=list)
 
 
@@ -101,6 +109,9 @@ class Node:
         self.draining = False
         self.fence = NEVER
         self.follows = ""
+        self.store = 0
+        self.boot = 0
+        self.stored: electionhold.Stored | None = None
         self.start(0)
 
     def start(self, known: int) -> None:
@@ -110,9 +121,17 @@ class Node:
             times=self.world.times,
             address=f"{self.name}:20202",
             switchover_timeout_s=20.0,
+            hold=self.world.hold,
+            wanted=Wanted(self.store, self.world.acks, self.world.preferred),
         )
         self.elector = Elector(settings, known)
+        self.elector.pledge = electionhold.read(self)
         self.follows = ""
+
+    @property
+    def id(self) -> str:
+        """As Leases name it."""
+        return f"{self.name}_uid{self.birth}"
 
     def now(self) -> Instant:
         elapsed = int(self.world.time * SECOND * self.rate)
@@ -124,6 +143,7 @@ class Node:
         return self.accepting and not self.draining and self.fence != NEVER and not now.passed(self.fence)
 
     def state(self) -> m.NodeState:
+        pledge = self.elector.pledge
         return m.NodeState(
             pod=self.name,
             uid=f"uid{self.birth}",
@@ -131,7 +151,10 @@ class Node:
             cluster_id="LFSC" if self.belongs else "",
             positions={"db": self.data} if self.data[1] else {},
             fence_ms=self.elector.fence_ms(self.now()),
+            pledged_to=pledge.holder if pledge else "",
+            pledged_ms=-(-pledge.left_ns(self.now()) // 1_000_000) if pledge else 0,
             address=f"{self.name}:20202",
+            store=self.store,
         )
 
     def step(self, event: Callable[[Instant], m.Event]) -> None:

@@ -16,6 +16,7 @@ import copy
 
 from sqlitecluster.election import messages as m
 from sqlitecluster.election.record import HANDOFF, HandOff, LeaseRecord
+from support import electionhold
 from support.electionnodes import FAULTS_S, SECOND, Node, Outcome
 from support.electionworld import World
 
@@ -43,10 +44,14 @@ FAULTS = (
 class Troubled(World):
     """A world in which things go wrong for a while."""
 
+    def kinds(self) -> tuple[str, ...]:
+        """What can go wrong here."""
+        return (*FAULTS, *electionhold.FAULTS, *electionhold.FAULTS) if self.hold else FAULTS
+
     def fault(self) -> None:
         if self.time > FAULTS_S - 30:
             return
-        kind = self.rng.choice(FAULTS)
+        kind = self.rng.choice(self.kinds())
         node = next((n for n in self.nodes if n.elector.is_primary), self.rng.choice(self.nodes))
         if self.rng.random() < 0.3:
             node = self.rng.choice(self.nodes)
@@ -61,7 +66,7 @@ class Troubled(World):
             self.lost_at = self.time
         if kind in ("delete", "set-back", "cleared", "handoff", "demote"):
             self.strike_lease(kind)
-        elif kind in ("partition", "api-cut", "api-freeze", "lossy"):
+        elif kind in ("partition", "api-cut", "api-freeze", "lossy", "api-some", "split", "siege"):
             self.strike_network(kind, node, until)
         elif kind == "jump":
             node.real_at += self.rng.choice((-3600, -5, 5, 3600)) * SECOND
@@ -76,7 +81,9 @@ class Troubled(World):
             self.tamper(kind)
 
     def strike_network(self, kind: str, node: Node, until: float) -> None:
-        if kind == "partition":
+        if kind in ("api-some", "split", "siege"):
+            electionhold.strike(self, kind, node, until)
+        elif kind == "partition":
             for other in self.nodes:
                 self.cut_links[min(node.name, other.name), max(node.name, other.name)] = until
             if self.rng.random() < 0.5:

@@ -10,7 +10,8 @@ from typing import Any
 from sqlitecluster.election import messages as m
 from sqlitecluster.election.instants import MILLISECOND, NEVER
 from sqlitecluster.election.record import LeaseRecord
-from support.electionnodes import FAULTS_S, LOOSE, QUIET_S, TICK_S, TIGHT, Node, Outcome, Request, Store
+from support import electionhold
+from support.electionnodes import FAULTS_S, LOOSE, QUIET_S, SECOND, TICK_S, TIGHT, Node, Outcome, Request, Store
 
 
 class World:
@@ -37,8 +38,12 @@ class World:
         self.operator_epoch = 0
         self.lost_at: float | None = None
         self.api_trouble = 0.0
+        self.hold = seed // 3 % 2 == 1
+        """HoldIfPeersAgree."""
         self.times = TIGHT if seed % 3 == 2 else LOOSE
+        self.acks, self.preferred = 0, False
         self.nodes = [Node(self, i) for i in range(self.rng.choice((3, 3, 4, 5)))]
+        self.listed = {node.name for node in self.nodes}
 
     # -- time ------------------------------------------------------------------------
 
@@ -54,6 +59,8 @@ class World:
         self.store.create(0, 0.0)
         for node in self.nodes:
             self.at(self.rng.uniform(0, 1), lambda n=node: self.tick(n))  # type: ignore[misc]
+        for node in self.nodes if self.hold else ():
+            self.at(self.rng.uniform(0, 2), lambda n=node: electionhold.list_pods(self, n))  # type: ignore[misc]
         self.at(0.5, self.write_all)
         self.at(1.0, self.operate)
         self.at(self.rng.uniform(10, 20), self.fault)
@@ -125,6 +132,8 @@ class World:
             self.request(node, action.record.to_object() if isinstance(action, m.PutLease) else None)
         elif isinstance(action, m.AskPeers):
             self.ask(node, action.epoch)
+        elif isinstance(action, m.AskPledges):
+            electionhold.ask(self, node, action)
         elif isinstance(action, m.Note):
             node.durable = max(node.durable, action.epoch)
         elif isinstance(action, m.SetFence):
@@ -172,9 +181,10 @@ class World:
             if ok and self.rng.random() >= self.loss:
                 other.durable = max(other.durable, epoch)
                 peers.append(other.state())
-        wait = self.delay() if len(peers) == len(self.nodes) - 1 else 1.0
-        known = len(self.nodes) - 1
-        node.later(wait, lambda now: m.PeersAnswered(node.state(), tuple(peers), known, now))
+        known = len(self.listed) - 1
+        wait = self.delay() if len(peers) == known else 1.0
+        pods = frozenset(n.id for n in self.nodes if n.name in self.listed) if self.reaches_api(node) else frozenset()
+        node.later(wait, lambda now: m.PeersAnswered(node.state(), tuple(peers), known, now, pods=pods))
 
     def become(self, node: Node, epoch: int) -> None:
         if epoch <= node.durable:
@@ -186,6 +196,7 @@ class World:
             self.violation(f"{node.name} begins epoch {epoch}, {self.newest} was begun before")
         self.newest = max(self.newest, epoch)
         generation = node.generation
+        self.began(node, epoch)
 
         def opened() -> None:
             if node.generation != generation or not node.alive:
@@ -195,11 +206,25 @@ class World:
             if self.time < node.paused_until:
                 self.at(node.paused_until, opened)
                 return
+            if not self.may_open(node):
+                self.after(0.05, opened)
+                return
             node.accepting, node.belongs = True, True
             self.opened(node, epoch)
             node.step(lambda now: m.Opened(epoch, now))
 
         self.after(self.rng.uniform(0.005, 0.4), opened)
+
+    def began(self, node: Node, epoch: int) -> None:
+        """A node is the primary in an epoch; it is not open yet."""
+
+    def welcome(self, node: Node) -> None:
+        """A pod that was not there before."""
+        self.listed.add(node.name)
+
+    def may_open(self, node: Node) -> bool:
+        """Whether its data path is ready."""
+        return True
 
     def opened(self, node: Node, epoch: int) -> None:
         self.say(f"{node.name} OPEN in epoch {epoch}")
@@ -249,6 +274,7 @@ class World:
             running = node.alive and self.time >= node.paused_until
             if running and node.is_open:
                 node.data = (node.durable, node.data[1] + 1)
+                self.outcome.held_s += 0.1 * node.elector.is_holding
         for node in self.nodes:
             if node.follows and node.alive and self.time >= node.paused_until and not node.elector.is_primary:
                 primary = self.find(node.follows)
@@ -281,8 +307,10 @@ class World:
         node.paused_until = 0.0
 
         def again() -> None:
-            if not node.alive:
+            if not node.alive and node.name in self.listed:
                 node.birth += reborn
+                if self.rng.random() < 0.3:
+                    node.boot, node.boot_at = node.boot + 1, self.rng.randrange(1, 10_000) * SECOND
                 node.alive, node.fence = True, NEVER
                 node.start(node.durable)
 
