@@ -44,6 +44,7 @@ class Database:
         "journal",
         "journal_active",
         "journal_named",
+        "journal_refused",
         "main",
         "name",
         "shm",
@@ -63,6 +64,7 @@ class Database:
         self.wal: WalFile | None = None
         self.shm: ShmFile | None = None
         self.journal_active = False
+        self.journal_refused = False  # its commit was not acknowledged: what comes now is its rollback
         self.journal_named = False  # the journal's directory entry is durable
         path = context.layout.dirty(name)
         self.dirty: DirtyRanges | None = DirtyRanges(path) if os.path.exists(path) else None
@@ -98,7 +100,7 @@ class Database:
             self.main = None
             self.words[Word.KIND] = KIND_EMPTY
         elif kind is Kind.JOURNAL:
-            self.journal, self.journal_active = None, False
+            self.journal, self.journal_active, self.journal_refused = None, False, False
             self.words[Word.HAS_JOURNAL] = 0
         elif kind is Kind.WAL:
             self.wal = None
@@ -189,7 +191,7 @@ class Database:
             self._spool(0)
         else:
             holding.journal_ended(self)
-        self.journal_active = False
+        self.journal_active = self.journal_refused = False
         self.touch()
 
     def hold(self) -> bool:
@@ -198,7 +200,7 @@ class Database:
         Raises:
             OSError: ENOSPC.
         """
-        if not self.journal_active:
+        if not self.journal_active or self.journal_refused:
             return False
         if not holding.waits_for_spool(self):
             if not self.dirty:

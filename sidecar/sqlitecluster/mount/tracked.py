@@ -101,8 +101,10 @@ class DatabaseFile(TrackedFile):
         owner = self.owner
         if not holding.is_on(owner) or not owner.hold():
             return
+        owner.journal_refused = True
         await holding.judged(owner)
         holding.passed(owner)
+        owner.journal_refused = False
         owner.held_is_durable()
 
     def released(self, *, writing: bool, privileged: bool) -> None:

@@ -310,6 +310,7 @@ class HeldCommits:
             db.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, span.generation)
             db.captured(span.generation, at.end)
         self._end_flight()
+        db.show_position()
         self._quorum.commit(db.name, flight.txid)
 
     def _take_back(self, flight: Flight, why: str) -> None:

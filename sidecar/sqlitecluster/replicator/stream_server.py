@@ -235,7 +235,7 @@ class ReplicaStream:
             frame = self.lanes[name].step_now(_AT_ONCE_BYTES)
             if frame is not None:
                 self._hub.counters.sent("TX", len(frame))
-                self._write_at_once(self._news(name) + frame)
+                self._write_at_once(frame + self._news(name))
 
     def committed(self, names: set[str]) -> None:
         """Tell the replica what it may show, unless a transaction that was sent meanwhile has told it."""
@@ -250,12 +250,15 @@ class ReplicaStream:
             self._write_at_once(news)
 
     def _news(self, name: str) -> bytes:
-        """A COMMITTED frame, if the replica does not know it yet."""
+        """A COMMITTED frame, if the replica does not know it yet.
+
+        Only once it was sent all of it: a transaction and the one that takes it back are shown together.
+        """
         if not self._tells:
             return b""
         self._untold.discard(name)
-        txid = self._hub.node.quorum.committed(name)
-        if txid <= self._told.get(name, 0):
+        txid, lane = self._hub.node.quorum.committed(name), self.lanes.get(name)
+        if txid <= self._told.get(name, 0) or lane is None or lane.sent.txid < txid:
             return b""
         self._told[name] = txid
         return wire.encode_committed(name, txid)
@@ -356,7 +359,6 @@ class ReplicaStream:
             if frame is None:
                 parts.append(self._news(name))
                 continue
-            parts.append(self._news(name))
             self._dirty[name] = None
             parts.append(frame)
             size += len(frame)
