@@ -289,7 +289,8 @@ class Bound(Troubled):
     def operate(self) -> None:
         super().operate()
         value = self.store.value
-        late = self.time > FAULTS_S + 22 + 8 * self.accepts
+        trouble = (FAULTS_S, self.frozen_until, *self.cut_api.values(), *self.cut_links.values())
+        late = self.time > max(trouble) + 22 + 8 * self.accepts
         if not late or value is None or any(node.elector.is_primary for node in self.nodes):
             return
         promise = LeaseRecord.from_object(value).promise

@@ -26,8 +26,10 @@ from sqlitecluster.election.instants import MILLISECOND, NEVER
 from sqlitecluster.errors import SQLiteClusterError, Unavailable
 from sqlitecluster.kubeapi import Conflict, Credentials, KubeAPI, KubeError, NotFound
 from sqlitecluster.replicator.election_facts import Facts
+from sqlitecluster.replicator.election_hold import Holds
 from sqlitecluster.replicator.election_labels import RoleLabels
 from sqlitecluster.replicator.election_peers import Peers
+from sqlitecluster.replicator.election_quorum import Members, quorum_info, wanted
 from sqlitecluster.replicator.rolechange import PrimaryAddress
 
 if TYPE_CHECKING:
@@ -69,12 +71,16 @@ class Elected:
             failover_delay_s=election.failover_delay_s,
             switchover_timeout_s=election.switchover_timeout_s,
             demote_delay_s=election.demote_delay_s,
+            wanted=wanted(config.replication, replicator.services.store.node_id),
+            hold=election.api_outage_policy == "HoldIfPeersAgree",
         )
         if why := settings.problem():
             raise Unavailable(f"election.lease: {why}")
         self.elector = Elector(settings, replicator.epoch)
         self.facts = Facts(self.elector)
         self.peers = Peers(replicator, self._api, self.elector, self._told)
+        self.holds = self.peers.holds = Holds(replicator, self.peers, self.elector, self._step)
+        self.members = Members(replicator.services.quorum, self.peers, self.elector, self._looked)
         self._labels = RoleLabels(self._api, self.peers, self._problems, self._may_write)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -88,7 +94,8 @@ class Elected:
     async def start(self) -> None:
         """Begin to take part."""
         self._replicator.on_newer_epoch = lambda epoch: self._step(m.NewerEpoch(epoch, clock()))
-        for run in (self._clockwork, self._watch, self._worker, self._labels.run, self.peers.run):
+        helpers = (self._labels.run, self.peers.run, self.holds.run, self.members.run)
+        for run in (self._clockwork, self._watch, self._worker, *helpers):
             self._spawn(run())
 
     def hand_over(self) -> None:
@@ -126,6 +133,13 @@ class Elected:
         """The old primary told this node that the Lease is its own now."""
         self._step(ready)
 
+    def _looked(self, short: bool = False) -> None:
+        """Time has passed; a primary whose commits wait for others looks at them, too."""
+        if self.elector.is_primary and self.members.is_used:
+            self._step(self.members.look(clock(), short=short))
+        else:
+            self._step(m.Tick(clock()))
+
     def _do(self, action: m.Action) -> None:
         match action:
             case m.ReadLease():
@@ -134,12 +148,16 @@ class Elected:
                 self._spawn(self._put(record))
             case m.AskPeers(epoch):
                 self._spawn(self._ask(epoch))
+            case m.AskPledges():
+                self._spawn(self.holds.ask(action))
             case m.SetFence(deadline):
                 self._set_fence(deadline)
             case m.TellTarget(pod, record, drained_at, started_at):
                 self._spawn(self.peers.tell(pod, record, drained_at, started_at))
             case m.Report(code, message):
                 self._report(code, message)
+            case m.SetMembers():
+                self.members.set(action)
             case m.Released():
                 self._work.put_nowait(self._let_go)
             case _:
@@ -193,7 +211,7 @@ class Elected:
     async def _clockwork(self) -> None:
         pause = max(0.02, self._config.lease.retry_period_s / 10)
         while True:
-            self._step(m.Tick(clock()))
+            self._looked()
             await asyncio.sleep(pause)
 
     async def _watch(self) -> None:
@@ -245,7 +263,8 @@ class Elected:
 
     async def _ask(self, epoch: int) -> None:
         answers, known = await self.peers.ask(epoch)
-        self._step(m.PeersAnswered(self.peers.local(), answers, known, clock()))
+        local, pods = self.peers.local(), self.peers.existing()
+        self._step(m.PeersAnswered(local, answers, known, clock(), pods=pods))
 
     # -- roles -----------------------------------------------------------------------
 
@@ -351,6 +370,8 @@ class Elected:
             "transitions": self.facts.transitions,
             "handOff": self.elector.transfer.phase.value if self.elector.transfer else None,
         }
+        value |= self.holds.info()
         heard = self.elector.seen.at
+        value["quorum"] = quorum_info(record)
         value["leaseReadMsAgo"] = now.since(heard) // MILLISECOND if heard is not None else None
         return value

@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from aiohttp import web
 
-from sqlitecluster.election import Elector, Instant, LeaseRecord
+from sqlitecluster.election import Elector, Holder, Instant, LeaseRecord
 from sqlitecluster.election.instants import MILLISECOND
 from sqlitecluster.election.messages import HandOffReady, NodeState
-from sqlitecluster.errors import FormatError
+from sqlitecluster.errors import FormatError, Unavailable
 from sqlitecluster.kubeapi import KubeAPI, KubeError, Pod
+from sqlitecluster.units import format_node_id, parse_node_id
 
 if TYPE_CHECKING:
+    from sqlitecluster.replicator.election_hold import Holds
     from sqlitecluster.replicator.node import Replicator
 
 log = logging.getLogger(__name__)
@@ -57,12 +59,24 @@ class Peers:
         self._told = told
         self._port = replicator.services.config.listen.peers.rpartition(":")[2]
         self._pods: list[Pod] = []
+        self._is_fresh = False
+        self.holds: Holds | None = None
+        """Set by ``elected``."""
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def me(self) -> str:
         """This pod's name."""
         return self._elector.me.pod
+
+    @property
+    def pods(self) -> list[Pod]:
+        """As the API listed them last."""
+        return self._pods
+
+    def existing(self) -> frozenset[str]:
+        """All pods with their uid; empty while the API does not list them."""
+        return frozenset(str(Holder(pod.name, pod.uid)) for pod in self._pods) if self._is_fresh else frozenset()
 
     async def run(self) -> None:
         """Know the pods before they are needed."""
@@ -99,8 +113,10 @@ class Peers:
         return answers, known
 
     async def _refreshed(self) -> None:
+        self._is_fresh = False
         with contextlib.suppress(KubeError):
             await self.refresh()
+            self._is_fresh = True
 
     async def _ask_all(self, epoch: int) -> tuple[tuple[NodeState, ...], int]:
         others = [pod for pod in self._pods if pod.name != self.me]
@@ -142,6 +158,16 @@ class Peers:
                 log.info("%s could not be told of the hand-off: %r", pod_name, error)
             await asyncio.sleep(0.05)
 
+    async def send(self, pod: Pod, path: str, value: object) -> object:
+        """POST; None when there is no good answer."""
+        try:
+            async with asyncio.timeout(self._config.lease.retry_period_s):
+                async with self._open().post(self._url(pod, path), json=value, **self._tls(pod)) as answer:
+                    return json.loads(await _body(answer)) if answer.status == 200 else None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, FormatError) as error:
+            log.debug("%s does not answer: %r", pod.name, error)
+            return None
+
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=16))
@@ -161,6 +187,12 @@ class Peers:
 
     # -- answering -------------------------------------------------------------------
 
+    async def pledge(self, request: web.Request) -> web.Response:
+        """POST /pledge; see ``election_hold``."""
+        if self.holds is None:
+            raise Unavailable("this node does not take part in an election yet")
+        return await self.holds.pledge(request)
+
     def routes(self) -> list[web.RouteDef]:
         """For the peers port."""
         return [web.get("/election", self.election), web.post("/lease-ready", self.lease_ready)]
@@ -168,7 +200,7 @@ class Peers:
     def local(self) -> NodeState:
         """Where this node stands."""
         replicator, settings = self._replicator, self._elector.settings
-        now = Instant(time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns())
+        now, pledge = Instant(time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns()), self._elector.pledge
         return NodeState(
             pod=settings.me.pod,
             uid=settings.me.uid,
@@ -178,6 +210,10 @@ class Peers:
             positions={name: (epoch, txid) for name, (epoch, txid, _sum) in replicator.positions().items()},
             fence_ms=self._elector.fence_ms(now),
             address=settings.address,
+            store=replicator.services.store.node_id,
+            never_leads=not settings.candidate,
+            pledged_to=pledge.holder if pledge is not None else "",
+            pledged_ms=-(-pledge.left_ns(now) // MILLISECOND) if pledge is not None else 0,
         )
 
     async def election(self, request: web.Request) -> web.Response:
@@ -214,6 +250,10 @@ def to_json(state: NodeState) -> dict[str, Any]:
         "positions": {name: list(position) for name, position in state.positions.items()},
         "fenceMs": state.fence_ms,
         "address": state.address,
+        "storeID": format_node_id(state.store),
+        "neverLeads": state.never_leads,
+        "pledgedTo": state.pledged_to,
+        "pledgedMs": state.pledged_ms,
     }
 
 
@@ -233,6 +273,10 @@ def node_state(value: Mapping[str, Any]) -> NodeState:
             positions={str(name): (int(p[0]), int(p[1])) for name, p in value["positions"].items()},
             fence_ms=max(0, int(value["fenceMs"])),
             address=str(value["address"]),
+            store=parse_node_id(str(value.get("storeID", "0" * 16))),
+            never_leads=value.get("neverLeads") is True,
+            pledged_to=str(value.get("pledgedTo", "")),
+            pledged_ms=max(0, int(value.get("pledgedMs", 0))),
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise FormatError("election", "", "the answer of a peer is not legal") from error
