@@ -11,7 +11,7 @@ import argparse
 import sys
 from itertools import zip_longest
 
-from lanes import kube_operator_faults, kube_operator_life, kube_operator_many
+from lanes import kube_operator_faults, kube_operator_life, kube_operator_many, kube_operator_quorum
 from support import lane
 
 
@@ -21,7 +21,9 @@ def _mixed(first: dict[str, lane.Case], second: dict[str, lane.Case]) -> dict[st
     return {name: case for pair in pairs for name, case in filter(None, pair)}
 
 
-CASES = _mixed(kube_operator_life.CASES, kube_operator_faults.CASES) | kube_operator_many.CASES
+CASES = (
+    _mixed(kube_operator_life.CASES, kube_operator_faults.CASES) | kube_operator_quorum.CASES | kube_operator_many.CASES
+)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
