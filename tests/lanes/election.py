@@ -30,14 +30,18 @@ def body(run: Run) -> None:
     first = run.rng().randrange(1 << 40)
     takeovers: list[float] = []
     openings = hand_offs = 0
+    held_s = 0.0
     with multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
         for outcome in pool.imap_unordered(simulate, range(first, first + run.wanted), CHUNK):
             take(run, outcome, takeovers)
             openings += outcome.openings
             hand_offs += outcome.hand_offs
+            held_s += outcome.held_s
             if len(run.violations) >= 10:
                 break
-    run.say(f"{openings} openings, {hand_offs} of them by hand-off")
+    run.say(f"{openings} openings, {hand_offs} of them by hand-off; {held_s:.0f} s held by agreement")
+    if held_s <= run.done / 10:
+        run.violation(f"only {held_s:.1f} s were held by agreement: nothing was tried")
     if takeovers:
         takeovers.sort()
         p50, p99 = takeovers[len(takeovers) // 2], takeovers[int(len(takeovers) * 0.99)]
