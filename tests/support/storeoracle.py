@@ -154,6 +154,8 @@ class Check:
 
     def _point(self, db: DatabaseStore, base: Base) -> int:
         floor = self._expected.floor(base.name, killed=self._killed)
+        if self._is_replica and any(db.dir.glob("install-*")):
+            floor = 0  # a whole image is about to take the place of everything; apply begins anew with it
         known = self._expected.known.get(base.name, _Known())
         for index in range(known.attempted, floor - 1, -1):
             if base.points[index].position == db.position:

@@ -54,9 +54,9 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     newest = _newest_file(database)
     base = Position(int(words[StateWord.BASE_TXID]), int(words[StateWord.BASE_CHECKSUM]))
     reached, header = (newest[1], newest[0]) if newest is not None else (ZERO, None)
-    if base.txid > reached.txid:
+    if base.txid > reached.txid and base.checksum:
         reached, header = base, None
-    if trusted and known.txid > reached.txid and not _continues(leftovers, reached):
+    if trusted and known.checksum and known.txid > reached.txid and not _continues(leftovers, reached):
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
     written_by = last or header
@@ -131,6 +131,9 @@ def _ends(path: Path) -> tuple[int, int]:
 
 
 def _clean(database: DatabaseStore, known: Position) -> bool:
+    """Whether nothing contradicts the words: they may have been cut off between number and checksum."""
+    if known.txid and not known.checksum:
+        return False
     newest = database.files.newest()
     return newest.max_txid <= known.txid if newest is not None else True
 
@@ -246,7 +249,7 @@ def _set(database: DatabaseStore, reached: Position, header: Header | None, unch
         return
     words = database.state.words
     database.state.touch()
-    words[StateWord.TXID], words[StateWord.CHECKSUM] = reached.txid, reached.checksum
+    database.state.set_position(StateWord.TXID, StateWord.CHECKSUM, reached)
     if header is not None:
         words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = header.page_size, header.commit
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms

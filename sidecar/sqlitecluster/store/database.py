@@ -180,6 +180,7 @@ class DatabaseStore(Marks):
         words = self._words
         if words[StateWord.CLEAN]:
             self.state.touch()
+        words[StateWord.CHECKSUM] = 0  # until both are there
         words[StateWord.TXID] = header.max_txid
         words[StateWord.CHECKSUM] = post
         words[StateWord.PAGE_SIZE] = header.page_size
@@ -240,8 +241,8 @@ class DatabaseStore(Marks):
         words = self._words
         self.state.touch()
         words[StateWord.BASE_LOG_SEQ] = self._node.log.sequence
-        words[StateWord.BASE_TXID], words[StateWord.BASE_CHECKSUM] = position.txid, position.checksum
-        words[StateWord.TXID], words[StateWord.CHECKSUM] = position.txid, position.checksum
+        self.state.set_position(StateWord.BASE_TXID, StateWord.BASE_CHECKSUM, position)
+        self.state.set_position(StateWord.TXID, StateWord.CHECKSUM, position)
         words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = page_size, commit
 
     def keep_tail(self, from_txid: int, reason: str) -> Path | None:

@@ -96,7 +96,9 @@ class Marks:
 
     def recovered(self) -> None:
         """Say that recovery is finished."""
-        self._words[StateWord.POWER_CUT] = 0
+        if self._words[StateWord.POWER_CUT]:
+            self.state.touch()
+            self._words[StateWord.POWER_CUT] = 0
 
     @property
     def wal_mark(self) -> WalMark | None:

@@ -15,8 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from sqlitecluster.errors import CorruptStore
 from sqlitecluster.ltx.checksum import crc64
+from sqlitecluster.replication.position import Position
 from sqlitecluster.store import boot
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.words import WordFile
@@ -52,10 +55,10 @@ class StateWord:
     DURABLE = 20  # replica: transaction up to which the database file was fsynced
     OWNER = 21  # OWNER_*: who changes the image
     NEEDS_COMPARE = 22  # 1: compare the image with the checksums when the replicator runs
+    POWER_CUT = 23  # 1: found after a reboot without an orderly stop, and not recovered yet
     IN_FLIGHT = 24  # primary: transaction that is in the log while its commit waits; 0 = none
     COMMIT_LIMIT = 25  # replica: newest transaction that may be shown, plus 1; 0 = all of them
-    POWER_CUT = 23  # 1: found after a reboot without an orderly stop, and not recovered yet
-    SEAL = 24  # checksum of the words above, written by an orderly stop; 0 in files of older versions
+    SEAL = 26  # checksum of the words above, written by an orderly stop; 0 in files of older versions
     WORDS = 64
 
 
@@ -65,6 +68,8 @@ class StateFile:
     def __init__(self, path: Path, disk: Disk) -> None:
         self._file = WordFile(path, StateWord.WORDS, disk)
         self.words = self._file.cells
+        self.is_new = self.words[StateWord.MAGIC] == 0
+        """Whether there were no words: a new database, or one whose words a power cut took."""
         if self.words[StateWord.MAGIC] == 0:
             self.words[StateWord.BOOT] = boot.boot_id()
             self.words[StateWord.CLEAN] = 1
@@ -75,7 +80,10 @@ class StateFile:
             raise CorruptStore(f"{path}: the state words changed since the stop")
 
     def _seal(self) -> int:
-        return crc64(bytes(self.words[: StateWord.SEAL])) or 1
+        """Of the words as they are when ``CLEAN`` is 1."""
+        sealed = self.words[: StateWord.SEAL].tolist()
+        sealed[StateWord.CLEAN] = 1
+        return crc64(np.array(sealed, np.uint64).tobytes()) or 1
 
     @property
     def trusted(self) -> bool:
@@ -88,6 +96,12 @@ class StateFile:
             self.words[StateWord.BOOT] = boot.boot_id()
             self.words[StateWord.CLEAN] = 0
 
+    def set_position(self, number: int, checksum: int, position: Position) -> None:
+        """Store a position in two words; the checksum is 0 while they do not belong together."""
+        self.words[checksum] = 0
+        self.words[number] = position.txid
+        self.words[checksum] = position.checksum
+
     def sync(self) -> None:
         """Make the words durable."""
         self._file.sync()
@@ -96,6 +110,6 @@ class StateFile:
         """Make them durable and say that the stop was orderly."""
         if not self.words[StateWord.CLEAN]:
             self.sync()
-            self.words[StateWord.CLEAN] = 1
             self.words[StateWord.SEAL] = self._seal()
+            self.words[StateWord.CLEAN] = 1
             self.sync()
