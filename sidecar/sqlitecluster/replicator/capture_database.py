@@ -111,6 +111,7 @@ class DatabaseCapture:
             LockTimeout: something stays in the way until ``deadline`` (CLOCK_MONOTONIC, seconds).
         """
         self.last_event = 0.0  # nobody writes any more: what looks like a quiet moment is one
+        self.wal.alone = True
         self.held.finish()
         while not self._finished():
             if time.monotonic() > deadline:

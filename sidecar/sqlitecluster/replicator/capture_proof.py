@@ -10,6 +10,9 @@ another proof.
               to be replaced, every published frame was written back into the database first
     SILENT    no wal-index speaks: EXCLUSIVE locking keeps it in the program's memory, or
               no program has the database open (the next one to open it publishes all)
+    CLOSING   somebody holds EXCLUSIVE, and the wal-index belongs to this content: the last program
+              closes (it drops what is not published), or one that keeps its index to itself goes
+              on beside an old one. A close does not last ``CLOSING_S`` without a write.
     WAIT      a program is connected, but its wal-index cannot be read at the moment, or it
               still has older salts: the first commit of a new log is not published yet
 
@@ -24,6 +27,7 @@ import enum
 from typing import Final
 
 QUIET_S: Final = 0.05
+CLOSING_S: Final = 5.0
 
 
 class Source(enum.Enum):
@@ -32,6 +36,7 @@ class Source(enum.Enum):
     INDEX = "index"
     RESTART = "restart"
     SILENT = "silent"
+    CLOSING = "closing"
     WAIT = "wait"
 
 
@@ -50,6 +55,8 @@ def choose_source(index_salts: tuple[int, int] | None, wal_salts: tuple[int, int
     keep its index to itself and leave an old file behind; and when nobody is connected,
     the next program to open the database recovers every valid frame.
     """
+    if users is Users.EXCLUSIVE and index_salts == wal_salts:
+        return Source.CLOSING
     if users is not Users.SHARED:
         return Source.SILENT
     if index_salts is None:

@@ -20,6 +20,7 @@ import enum
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
 
 from sqlitecluster.replicator import locks, through
@@ -27,7 +28,7 @@ from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import commit_offsets, take_group
 from sqlitecluster.replicator.capture_index import IndexHead
 from sqlitecluster.replicator.capture_large import publish_large
-from sqlitecluster.replicator.capture_proof import QUIET_S, Source, Users, choose_source, proved_end
+from sqlitecluster.replicator.capture_proof import CLOSING_S, QUIET_S, Source, Users, choose_source, proved_end
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan, is_whole
 from sqlitecluster.shared import NodeWord, Word
 
@@ -54,6 +55,9 @@ class WalCapture:
         self.content: WalContent | None = None
         self.index = IndexHead(database.mounted.with_name(database.mounted.name + "-shm"))
         self._lock_fd = -1
+        self.alone = False
+        """No program can change anything any more: the role's locks are ours."""
+        self._closing_since = 0.0
         self._doubt = ""
         """Why frames of the present content were let go without capture."""
 
@@ -177,15 +181,28 @@ class WalCapture:
         end = 0
         if source is Source.INDEX and head is not None:
             end = content.cursor.end_of(head.max_frame)
-        elif source is Source.SILENT:
+        elif source is Source.SILENT or self._stays_exclusive(source, quiet_s):
             end = self._silent_end(content, quiet_s)
-        elif source is Source.RESTART:
+        elif source is Source.RESTART or (source is Source.CLOSING and self._somebody_waits(quiet_s)):
             return self._finish(content)
-        elif quiet_s > QUIET_S and self._db.node.state.node[NodeWord.PARKED]:
+        elif self._somebody_waits(quiet_s):
             # A writer died before it published the first commit of this log, the next one
             # wants to begin anew.
             self._let_go(content, "the first commit of a new WAL was never published")
         return self._capture(content, end) if end > content.cursor.end else Turn.TAIL
+
+    def _somebody_waits(self, quiet_s: float) -> bool:
+        """Whether a request is parked, perhaps because of what is not captured here."""
+        return quiet_s > QUIET_S and self._db.node.state.node[NodeWord.PARKED] != 0
+
+    def _stays_exclusive(self, source: Source, quiet_s: float) -> bool:
+        """Whether what looks like a last close is a program that keeps its index to itself."""
+        now = time.monotonic()
+        if source is not Source.CLOSING:
+            self._closing_since = 0.0
+            return False
+        self._closing_since = self._closing_since or now
+        return self.alone or min(quiet_s, now - self._closing_since) >= CLOSING_S
 
     def _silent_end(self, content: WalContent, quiet_s: float) -> int:
         """Published end while no wal-index speaks."""

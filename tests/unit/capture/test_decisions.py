@@ -91,7 +91,9 @@ def test_a_single_transaction_is_never_cut() -> None:
         ((0, 0), Users.SHARED, Source.WAIT),
         (None, Users.SHARED, Source.WAIT),
         (None, Users.NONE, Source.SILENT),
-        ((7, 8), Users.EXCLUSIVE, Source.SILENT),
+        ((7, 8), Users.EXCLUSIVE, Source.CLOSING),
+        ((3, 4), Users.EXCLUSIVE, Source.SILENT),
+        (None, Users.EXCLUSIVE, Source.SILENT),
     ],
 )
 def test_who_speaks_for_a_log(index: tuple[int, int] | None, users: Users, source: Source) -> None:
