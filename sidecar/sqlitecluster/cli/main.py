@@ -55,11 +55,13 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     node.register(subparsers)
     local.register(subparsers)
     if command not in ("node", "local"):
-        from sqlitecluster.cli import bootstrap, client, ltx
+        from sqlitecluster.cli import bootstrap, client, lost, ltx, verify
 
         bootstrap.register(subparsers)
         client.register(subparsers)
         ltx.register(subparsers)
+        lost.register(subparsers)
+        verify.register(subparsers)
     return parser
 
 

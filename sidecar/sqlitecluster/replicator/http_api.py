@@ -1,6 +1,6 @@
 """The HTTP servers of a node: local API, metrics, peers.
 
-    api      GET /info /metrics /healthz /events /export /wait /cluster-id, POST /import /cluster-id
+    api      GET /info /metrics /healthz /events /export /wait /verify /cluster-id, POST /import /cluster-id
     metrics  GET /metrics /healthz /info
     peers    POST /stream, GET /info /healthz /pages /ltx
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from sqlitecluster.replicator.dispatch import Committed
     from sqlitecluster.replicator.peer_pages import PeerPages
     from sqlitecluster.replicator.role_api import RoleApi
+    from sqlitecluster.replicator.verify_api import VerifyApi
     from sqlitecluster.store.database import DatabaseStore
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class Api:
     """Routes about roles."""
     copies: PeerPages | None = None
     """Good pages and transactions for other nodes."""
+    verifying: VerifyApi | None = None
+    """Verifying on demand."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     # -- applications ----------------------------------------------------------------
@@ -101,6 +104,8 @@ class Api:
         app.router.add_get("/cluster-id", self.cluster_id)
         app.router.add_post("/cluster-id", self.adopt)
         app.router.add_post("/import", self.import_database)
+        if self.verifying is not None:
+            app.router.add_routes(self.verifying.routes())
         if self.roles is not None:
             self.roles.add_local(app)
         return app

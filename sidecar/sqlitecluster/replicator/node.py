@@ -54,6 +54,7 @@ from sqlitecluster.replicator.services import (
 )
 from sqlitecluster.replicator.snapshot_send import read_pages
 from sqlitecluster.replicator.stream_server import Positions, ReplicaStream, StreamHub
+from sqlitecluster.replicator.verify_api import VerifyApi
 from sqlitecluster.replicator.verifying import BackgroundVerifier
 from sqlitecluster.shared import Bell, NodeWord, State
 from sqlitecluster.store.housekeeper import Housekeeper
@@ -153,6 +154,7 @@ class Replicator:
             lambda: self.roles.role.cluster_changed(),
             self._role_api,
             self._mender.peers,
+            VerifyApi(node, self._mender, self._executor),
         )
         self._elected: Elected | None = None
         self._runners: list[web.AppRunner] = []

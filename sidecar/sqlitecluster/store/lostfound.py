@@ -30,8 +30,12 @@ def keep(
     reason: str,
     paths: Sequence[Path],
     blobs: Sequence[tuple[str, bytes]] = (),
+    position: str = "",
 ) -> Path:
-    """Move files, and write blobs, into a new folder of lost+found; returns it. Durable at return."""
+    """Move files, and write blobs, into a new folder of lost+found; returns it. Durable at return.
+
+    ``position`` is the database's at this moment, for who reads it later.
+    """
     folder = _make_folder(data_dir, disk, now_ms, name, reason)
     for file_name, blob in blobs:
         disk.write_file(folder / file_name, (blob,), sync_dir=False)
@@ -40,7 +44,7 @@ def keep(
         target = _free_name(folder / path.name)
         disk.replace(path, target)
         moved.append(target.name)
-    _write_reason(folder, disk, now_ms, name, reason, moved)
+    _write_reason(folder, disk, now_ms, name, reason, moved, position)
     return folder
 
 
@@ -88,6 +92,9 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def _write_reason(folder: Path, disk: Disk, now_ms: int, name: str, reason: str, files: list[str]) -> None:
-    text = json.dumps({"database": name, "reason": reason, "time_ms": now_ms, "files": files}, indent=2)
+def _write_reason(
+    folder: Path, disk: Disk, now_ms: int, name: str, reason: str, files: list[str], position: str = ""
+) -> None:
+    said = {"database": name, "reason": reason, "time_ms": now_ms, "position": position, "files": files}
+    text = json.dumps(said, indent=2)
     disk.write_file(folder / "reason.json", (text.encode() + b"\n",))

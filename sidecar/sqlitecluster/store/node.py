@@ -164,7 +164,9 @@ class NodeStore:
 
     def keep(self, name: str, reason: str, paths: Sequence[Path], blobs: Sequence[tuple[str, bytes]]) -> Path:
         """Move files and bytes of a database to lost+found."""
-        return lostfound.keep(self.data_dir, self.disk, self.clock.now_ms(), name, reason, paths, blobs)
+        known = self._databases.get(name)
+        at = str(known.position) if known is not None and not known.position.is_zero else ""
+        return lostfound.keep(self.data_dir, self.disk, self.clock.now_ms(), name, reason, paths, blobs, at)
 
     def close(self) -> None:
         """Close databases and log; the housekeeper was stopped before."""

@@ -38,6 +38,11 @@ class Verifier:
         self.verified = 0
         """Pages found right since the start."""
 
+    @property
+    def seen(self) -> int:
+        """Pages of the present walk that were looked at."""
+        return self._next - 1
+
     def step(self) -> list[int]:
         """Look at the next 1 MiB and at earlier suspects; returns pages that stayed wrong."""
         if not self._checksums.page_size:
