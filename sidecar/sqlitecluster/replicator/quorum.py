@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +53,8 @@ class QuorumView:
         self._table = AckTable(self._acks)
         self._held: dict[str, _Held] = {}
         self._committed: dict[str, int] = {}
-        self._names: dict[int, str] = {}
+        self._presented: dict[int, tuple[str, str]] = {}
+        """Name and zone that a replica presented itself with."""
         self._news: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_degraded = False
@@ -73,13 +74,16 @@ class QuorumView:
         self._loop = asyncio.get_running_loop()
         self._node.zones.on_change = self.zones_changed
 
-    def begin(self, positions: Iterable[tuple[str, Position]]) -> None:
-        """This node is the primary, and has this."""
+    def begin(self, positions: Mapping[str, Position], *, are_committed: bool) -> None:
+        """This node is the primary, and has this; ``are_committed``: programs can see it."""
         with self._lock:
             self._table.zone = self._zone(self._node.config.name, self._node.config.replication.zone)
             self._committed = {}
-            for name, position in positions:
+            for name, position in positions.items():
                 self._table.expect(name, position)
+        if are_committed and self.holds:
+            for name, position in positions.items():
+                self.commit(name, position.txid)
 
     def hold(self, *, on: bool) -> None:
         """Have the mount hold commits back, or let them pass."""
@@ -90,7 +94,7 @@ class QuorumView:
     def join(self, replica: int, name: str, zone: str) -> None:
         """A stream began."""
         with self._lock:
-            self._names[replica] = name
+            self._presented[replica] = (name, zone)
             self._table.join(replica, self._zone(name, zone))
 
     def leave(self, replica: int) -> None:
@@ -103,7 +107,7 @@ class QuorumView:
         with self._lock:
             self._table.zone = self._zone(self._node.config.name, self._node.config.replication.zone)
             for replica in self._table.connected:
-                self._table.set_zone(replica, self._zone(self._names.get(replica, ""), ""))
+                self._table.set_zone(replica, self._zone(*self._presented.get(replica, ("", ""))))
             self._look_at_all()
 
     def acknowledged(self, replica: int, name: str, position: Position) -> None:

@@ -27,7 +27,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from sqlitecluster.errors import DrainTimeout, NotPrimary, SQLiteClusterError
+from sqlitecluster.errors import DrainTimeout, NotPrimary, SQLiteClusterError, Unavailable
 from sqlitecluster.replication.lineage import make_cluster_id
 from sqlitecluster.replicator.capture import drop_stale_spools
 from sqlitecluster.replicator.handover import Handover
@@ -45,6 +45,9 @@ APPLY_S: Final = 10.0
 LIMIT_S: Final = 10.0
 """Running transactions have so long to end when nothing else is configured."""
 CAPTURE_S: Final = 5.0
+TAIL_S: Final = 10.0
+"""What a new primary inherited and is in doubt has so long to be acknowledged."""
+_LOOK_S: Final = 0.01
 _SUCCESSOR_S: Final = 2.0
 _PROMISE_S: Final = 2.0
 
@@ -244,6 +247,7 @@ class Roles:
         await old.disconnect(APPLY_S)
         databases = await asyncio.to_thread(old.applier.retire)
         try:
+            await self._acknowledge_tail()
             await asyncio.to_thread(self._hand_to_programs, old)
         except (SQLiteClusterError, OSError):
             await self._become(ReplicaRole(self._parts, None, {db.name: db for db in databases}))
@@ -266,6 +270,27 @@ class Roles:
             db = self._node.find(name)
             if db is not None and not db.position.is_zero:
                 db.set_epoch(epoch)
+
+    async def _acknowledge_tail(self) -> None:
+        """What this node has and may not show yet must be held by enough members before anybody sees it.
+
+        Raises:
+            Unavailable: it is not; the node stays a replica, and shows nothing of it.
+        """
+        node, quorum = self._node, self._node.quorum
+        stores = [db for name in node.store.names() if (db := node.find(name)) is not None]
+        tail = [db.name for db in stores if db.commit_limit is not None and db.commit_limit < db.position.txid]
+        if not tail or not node.config.replication.is_quorum:
+            return
+        log.info("%s: transactions in doubt are given to the members first", ", ".join(tail))
+        quorum.begin({db.name: db.position for db in stores}, are_committed=False)
+        self._parts.hub.primary = True
+        deadline = time.monotonic() + TAIL_S
+        while not quorum.has_enough():
+            if time.monotonic() >= deadline:
+                await self._parts.hub.shut()
+                raise Unavailable(f"{', '.join(tail)}: not enough members hold what this node inherited")
+            await asyncio.sleep(_LOOK_S)
 
     def _hand_to_programs(self, old: ReplicaRole) -> None:
         """Everything is visible, and capture knows where it goes on."""

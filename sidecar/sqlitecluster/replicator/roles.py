@@ -115,9 +115,10 @@ class PrimaryRole:
         state = self._node.state
         state.set_primary_name("")
         state.node[NodeWord.LAG_MS] = 0
-        self._node.quorum.begin((name, self._node.store.open(name).position) for name in self._node.store.names())
+        store, quorum = self._node.store, self._node.quorum
+        quorum.begin({name: store.open(name).position for name in store.names()}, are_committed=True)
         await asyncio.to_thread(self.capture.start)
-        self._node.quorum.hold(on=True)
+        quorum.hold(on=True)
         state.node[NodeWord.ROLE] = ROLE_PRIMARY
         self._node.bells.mount.ring()
         self._parts.hub.primary = True
