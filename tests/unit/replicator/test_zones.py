@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+from sqlitecluster.config.model import Replication
 from sqlitecluster.kubeapi import Pod
 from sqlitecluster.kubeapi.client import ZONE, _pod
+from sqlitecluster.replication.position import Position
+from sqlitecluster.replicator.quorum import QuorumView
 from sqlitecluster.replicator.zones import Zones
 
 
@@ -42,3 +48,35 @@ def test_only_a_change_is_told() -> None:
         zones.seen(pods(a=zone))
 
     assert told == ["r1", "r2", ""]
+
+
+def view(acks: int) -> tuple[QuorumView, Zones]:
+    """The count of a primary whose configuration says ``spread``."""
+    config = SimpleNamespace(name="p", replication=Replication(mode="Quorum", acks=acks, zone="?"), election=None)
+    zones = Zones()
+    node: Any = SimpleNamespace(config=config, zones=zones)
+    made = QuorumView(node)
+    zones.on_change = made.zones_changed
+    made.begin({"a.db": Position(7, 1)}, are_committed=False)
+    for number, name in enumerate(("a", "b"), 1):
+        made.join(number, name, "?")
+        made.acknowledged(number, "a.db", Position(7, 1))
+    return made, zones
+
+
+def test_replicas_that_nobody_told_a_zone_never_count_apart() -> None:
+    made, zones = view(acks=1)
+    assert not made.enough_without(0), "of the primary's own zone nothing counts"
+
+    zones.seen(pods(p="r1", a="r2"))
+    assert made.enough_without(0)
+
+    made, zones = view(acks=2)
+    zones.seen(pods(p="r1", c="r2"))  # a and b are both still without one
+    assert not made.enough_without(0)
+
+    zones.seen(pods(p="r1", a="r2", b="r3"))
+    assert made.enough_without(0)
+
+    zones.seen(pods(p="r1", a="r2", b="r2"))
+    assert not made.enough_without(0)
