@@ -287,6 +287,9 @@ class NemesisCluster:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (*self.folder.glob("*.log"), *self.folder.glob("api/run/logs/*.log")):
             shutil.copy(path, folder / path.name)
+        for node in self.nodes:
+            copy = ["cp", "-a", "--sparse=always", str(node.data), str(folder / f"{node.name}-data")]
+            subprocess.run(copy, check=False, capture_output=True)
         said: dict[str, Any] = {node.name: node.info() for node in self.nodes}
         with contextlib.suppress(OSError, Refused):
             said["lease"] = self.api.call("GET", LEASE_PATH)

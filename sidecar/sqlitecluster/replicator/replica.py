@@ -41,6 +41,9 @@ _DRAIN_S: Final = 2.0
 class ReplicaDb(LockedDb):
     """A database that follows the primary."""
 
+    _is_other_history = False
+    """A transaction that holds several, some of which are here with other content, showed it."""
+
     # gate and locks
 
     def open(self, wait_s: float = LOCK_WAIT_S) -> None:
@@ -159,6 +162,7 @@ class ReplicaDb(LockedDb):
         after = store.checksums.rolling_after(numbers, sums, header.commit)
         if after != post and header.is_tracked:
             have = Position(header.max_txid, after)
+            self._is_other_history = True
             raise Diverged(f"the database would be at {have}, the primary is at {Position(header.max_txid, post)}")
         failpoints.hit("apply.before-log")
         store.append(data, header, post, numbers, sums)
@@ -265,8 +269,9 @@ class ReplicaDb(LockedDb):
         self._keep_untracked()
         image = install.Image.take(work, self.store.dir)
         failpoints.hit("install.taken")
-        if work.diverged:
+        if work.diverged or self._is_other_history:
             self.store.keep_tail(0, "diverged from the primary")
+            self._is_other_history = False
         self._finish_install(image)
 
     def _finish_install(self, image: install.Image, *, logged: bool = False) -> None:

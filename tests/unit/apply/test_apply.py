@@ -327,12 +327,14 @@ def test_a_damaged_transaction_stops_its_database_until_a_snapshot(tmp_path: Pat
     assert asked == ["x.db"]
     assert replica.store.open("x.db").position.txid == 1
     assert [problem.code for problem in replica.node.problems.all()] == ["Diverged"]
-    applier.queue.put(primary.snapshot(tmp_path))
+    applier.queue.put(primary.snapshot(tmp_path))  # nobody knew of another history when it was sent
     applier.queue.put(Transaction("x.db", primary.run(insert())))
     wait_for(lambda: replica.store.open("x.db").applied == primary.txid)
     assert replica.node.problems.all() == []
     applier.stop(release=True)
     assert replica.folded() == primary.image
+    kept = list((replica.store.data_dir / "lost+found").glob("*x.db*"))
+    assert kept, "a tail that was found to be of another history only while it was applied is kept, too"
     primary.sql.close()
 
 
