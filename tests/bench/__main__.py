@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from bench import memory, rows, timing
+from bench import memory, quorum, rows, timing
 from bench.rows import Row
 from runner.results import machine
 from support import processes
@@ -40,6 +40,7 @@ MEASURES: dict[str, Measure] = {
     "reads": rows.reads,
     "lag": timing.lag,
     "full-speed": timing.full_speed,
+    "quorum": quorum.quorum,
     "memory": memory.memory,
     "restart": timing.restart,
 }
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Row]:
     plain.mkdir()
     found: list[Row] = []
     head = f"{'':<16} {'plain':>9} {'ours':>9} {'':<9} {'ratio':>6}"
-    with Cluster(folder / "cluster") as cluster:
+    with Cluster(folder / "cluster", has_failpoints=False) as cluster:
         print(head, flush=True)
         for name in names:
             for row in MEASURES[name](cluster, plain, options.seconds, options.rounds):

@@ -30,11 +30,13 @@ class SyncError(AssertionError):
 class Cluster:
     """Nodes n1 (primary), n2 … (replicas) below one folder."""
 
-    def __init__(self, folder: Path, nodes: int = 2, **options: object) -> None:
+    def __init__(self, folder: Path, nodes: int = 2, *, has_failpoints: bool = True, **options: object) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.base_port = ports.take_base()
         self.nodes = [Node(folder, i + 1, self.base_port, **options) for i in range(nodes)]
+        for node in self.nodes:
+            node.has_failpoints = has_failpoints
 
     @property
     def primary(self) -> Node:

@@ -38,6 +38,8 @@ class Node:
         self.failpoints = self.folder / "failpoints"
         self._base_port = base_port
         self._options = options
+        self.has_failpoints = True
+        """Off where time is measured: each failpoint costs a system call."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def port(self, kind: str, index: int | None = None) -> int:
@@ -63,7 +65,9 @@ class Node:
             with contextlib.suppress(OSError):  # a dead mount answers ENOTCONN; the node itself clears it
                 path.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(json.dumps(self.settings(), indent=2) + "\n")  # JSON is YAML
-        env = processes.environment(SQLITECLUSTER_FAILPOINTS=str(self.failpoints))
+        env = processes.environment()
+        if self.has_failpoints:
+            env["SQLITECLUSTER_FAILPOINTS"] = str(self.failpoints)
         command = processes.cli("node", "--config", str(self.config_file))
         self.process = processes.start(command, log=self.log, env=env)
 
