@@ -60,8 +60,8 @@ class Story:
 class Scene:
     """A cluster with its writers."""
 
-    def __init__(self, run: Run, cluster: ElectedCluster) -> None:
-        self.run, self.cluster = run, cluster
+    def __init__(self, run: Run, cluster: ElectedCluster, rate: float = RATE) -> None:
+        self.run, self.cluster, self.rate = run, cluster, rate
         self.writers: dict[str, subprocess.Popen[bytes]] = {}
         self.forgiven: set[tuple[str, int]] = set()
 
@@ -70,7 +70,7 @@ class Scene:
         run_sql(self.cluster.primary.mount / DB, electedwriter.TABLE, journal="WAL")
         for node in self.cluster.nodes:
             assert processes.wait_until((node.mount / DB).exists, limit_s=60)
-            self.writers[node.name] = electedwriter.start(node.mount / DB, self.record(node), node.name, RATE)
+            self.writers[node.name] = electedwriter.start(node.mount / DB, self.record(node), node.name, self.rate)
         self.await_writes(self.cluster.primary, 0.0)
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -98,12 +99,15 @@ class ElectedNode(Node):
 class ElectedCluster:
     """Nodes n1 … of one election."""
 
-    def __init__(self, folder: Path, nodes: int = 3, **options: object) -> None:
+    def __init__(
+        self, folder: Path, nodes: int = 3, election: Mapping[str, object] | None = None, **options: object
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.server = LeaseServer()
         self.base_port = ports.take_base()
         self._options = options
+        self._election = dict(election or {})
         self._count = nodes
         self.nodes: list[ElectedNode] = []
         self._ids = 0
@@ -124,7 +128,9 @@ class ElectedCluster:
         """Make the objects, start the nodes, wait for a primary that all follow."""
         self.make_lease()
         for index in range(1, self._count + 1):
-            node = ElectedNode(self.folder, index, self.base_port, self.server.url, **self._options)
+            url = self.server.door(f"n{index}")
+            node = ElectedNode(self.folder, index, self.base_port, url, **self._options)
+            node.election = dict(self._election)
             self.nodes.append(node)
             self.server.call(self.server.objects.create, "pods", NAMESPACE, node.pod())
             node.launch()
@@ -139,6 +145,7 @@ class ElectedCluster:
         """Stop everything."""
         self.server.thaw()
         for node in self.nodes:
+            self.server.mend(node.name)
             node.thaw()
         clean = [node.stop() for node in reversed(self.nodes)]
         processes.clear(self.folder)

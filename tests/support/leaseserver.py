@@ -5,6 +5,7 @@ What it answers is compared with the real one (``tests/unit/election/test_contra
 
     freeze   requests are accepted and not answered; what was sent meanwhile is carried out
              at the thaw, as it is with a stopped process
+    cut      the same for those alone who came through one of the ``door``s
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ class LeaseServer:
         self._thread = threading.Thread(target=self._run, name="leaseserver", daemon=True)
         self._ready = threading.Event()
         self._runner: web.AppRunner | None = None
+        self._doors: dict[str, int] = {}
+        self._open: dict[int, asyncio.Event] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -118,6 +121,8 @@ class LeaseServer:
 
     def __exit__(self, *_: object) -> None:
         self.thaw()
+        for name in self._doors:
+            self.mend(name)
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
@@ -139,6 +144,22 @@ class LeaseServer:
     def thaw(self) -> None:
         """Go on."""
         self._loop.call_soon_threadsafe(self._thawed.set)
+
+    def door(self, name: str) -> str:
+        """An address of one client's own."""
+        port = asyncio.run_coroutine_threadsafe(self._listen(0), self._loop).result(30)
+        self._doors[name] = port
+        self._open[port] = asyncio.Event()
+        self.mend(name)
+        return f"http://127.0.0.1:{port}"
+
+    def cut(self, name: str) -> None:
+        """Answer nothing through a door."""
+        self._loop.call_soon_threadsafe(self._open[self._doors[name]].clear)
+
+    def mend(self, name: str) -> None:
+        """Go on."""
+        self._loop.call_soon_threadsafe(self._open[self._doors[name]].set)
 
     def lease(self, ns: str, name: str) -> Object | None:
         """The Lease as it is now."""
@@ -176,8 +197,20 @@ class LeaseServer:
             app.router.add_delete(base + "/{name}", self._change(kind, "delete"))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"http://127.0.0.1:{await self._listen(self._port)}"
+
+    async def _listen(self, port: int) -> int:
+        assert self._runner is not None
+        before = {address[1] for address in self._runner.addresses}
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        return int(next(address[1] for address in self._runner.addresses if address[1] not in before))
+
+    async def _answers(self, request: web.Request) -> None:
+        """Wait until this client may have an answer."""
+        await self._thawed.wait()
+        name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        if name is not None and name[1] in self._open:
+            await self._open[name[1]].wait()
 
     async def _stop(self) -> None:
         for queue in list(self.objects.watchers):
@@ -191,7 +224,7 @@ class LeaseServer:
     ) -> web.StreamResponse:
         self.requests += 1
         await request.read()
-        await self._thawed.wait()
+        await self._answers(request)
         try:
             return await handler(request)
         except Refused as error:
@@ -238,7 +271,7 @@ class LeaseServer:
                     event, value = await queue.get()
                     if event == "END":
                         break
-                    await self._thawed.wait()
+                    await self._answers(request)
                     if chosen(value):
                         await response.write(json.dumps({"type": event, "object": value}).encode() + b"\n")
         except (TimeoutError, ConnectionError):
