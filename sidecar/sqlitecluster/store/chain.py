@@ -249,7 +249,8 @@ def _set(database: DatabaseStore, reached: Position, header: Header | None, unch
         return
     words = database.state.words
     database.state.touch()
-    database.state.set_position(StateWord.TXID, StateWord.CHECKSUM, reached)
+    words[StateWord.CHECKSUM] = 0  # until all of them are there
     if header is not None:
         words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = header.page_size, header.commit
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
+    database.state.set_position(StateWord.TXID, StateWord.CHECKSUM, reached)

@@ -25,7 +25,7 @@ from sqlitecluster import failpoints
 from sqlitecluster.errors import CorruptLTX, CorruptStore, FormatError, LimitError, PositionMismatch
 from sqlitecluster.ltx import TRAILER_SIZE, Header, Trailer
 from sqlitecluster.replication.position import Position
-from sqlitecluster.store import chain, damage, sums
+from sqlitecluster.store import behind, chain, damage, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
 from sqlitecluster.store.ltxdir import LTXDirectory, LTXFileInfo
 from sqlitecluster.store.marks import Marks, WalMark
@@ -180,12 +180,12 @@ class DatabaseStore(Marks):
         words = self._words
         if words[StateWord.CLEAN]:
             self.state.touch()
-        words[StateWord.CHECKSUM] = 0  # until both are there
+        words[StateWord.CHECKSUM] = 0  # until all of them are there
         words[StateWord.TXID] = header.max_txid
-        words[StateWord.CHECKSUM] = post
         words[StateWord.PAGE_SIZE] = header.page_size
         words[StateWord.COMMIT] = header.commit
         words[StateWord.TIMESTAMP_MS] = header.timestamp_ms
+        words[StateWord.CHECKSUM] = post
         if header.node_id == self._node.node_id and not words[StateWord.WAL_OWNER]:
             words[StateWord.OWNER] = OWNER_PROGRAMS
             words[StateWord.EPOCH] = self._node.epoch or words[StateWord.EPOCH]
@@ -240,10 +240,11 @@ class DatabaseStore(Marks):
     def _set_base(self, position: Position, page_size: int, commit: int) -> None:
         words = self._words
         self.state.touch()
-        words[StateWord.BASE_LOG_SEQ] = self._node.log.sequence
         self.state.set_position(StateWord.BASE_TXID, StateWord.BASE_CHECKSUM, position)
-        self.state.set_position(StateWord.TXID, StateWord.CHECKSUM, position)
+        words[StateWord.CHECKSUM] = 0  # until all of them are there
         words[StateWord.PAGE_SIZE], words[StateWord.COMMIT] = page_size, commit
+        self.state.set_position(StateWord.TXID, StateWord.CHECKSUM, position)
+        words[StateWord.BASE_LOG_SEQ] = self._node.log.sequence
 
     def keep_tail(self, from_txid: int, reason: str) -> Path | None:
         """Move transactions above ``from_txid`` into lost+found, as LTX files; returns the folder.
@@ -367,6 +368,7 @@ class DatabaseStore(Marks):
     def close(self) -> None:
         """Leave it in order; everything was cut before."""
         if self._checksums is not None:
+            behind.note(self)
             self._checksums.close()
             self._checksums = None
         self.state.close()

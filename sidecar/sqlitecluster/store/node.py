@@ -170,6 +170,7 @@ class NodeStore:
 
     def close(self) -> None:
         """Close databases and log; the housekeeper was stopped before."""
+        self.log.sync()  # before words say that everything is in order
         for database in self.opened():
             database.close()
         self.log.close()
