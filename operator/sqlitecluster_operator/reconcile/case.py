@@ -38,6 +38,8 @@ class Intent:
     cluster_id: str = ""
     lease_duration_s: int = 12
     selector: str = ""
+    quorum: bool = False
+    """Commits wait for replicas."""
     spread: str = ""
     """Label of nodes whose value is a pod's zone; empty: zones do not matter."""
 

@@ -58,6 +58,7 @@ def intent(raw: Mapping[str, Any], parsed: Parsed, around: Surroundings, setting
         barred=_barred(cluster, around),
         cluster_id=identity,
         lease_duration_s=spec.primary.lease.lease_duration_seconds,
+        quorum=spec.replication.is_quorum,
         spread=spec.replication.spread or "",
     )
 

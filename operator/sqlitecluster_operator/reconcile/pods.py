@@ -67,6 +67,11 @@ def replicas(draft: Draft, intent: Intent) -> tuple[int, Request | None]:
         return (0, None) if current == 0 or _may_sleep(draft, intent) else (current, None)
     wanted = intent.instances
     primary = case.primary
+    if wanted < current and intent.quorum and (waits_for := _behind(case, wanted)):
+        text = f"{', '.join(waits_for)} must do their part first: what leaves may be what holds acknowledged commits"
+        draft.note("ScaleDownWaits", text)
+        draft.soon(2.0)
+        return current, None
     if wanted >= current or primary is None or primary.ordinal < wanted:
         return wanted, None
     target = _best(case, lambda pod: pod.ordinal < wanted)
@@ -75,6 +80,12 @@ def replicas(draft: Draft, intent: Intent) -> tuple[int, Request | None]:
         draft.soon(2.0)
         return current, None
     return current, _own(case, "scale-down", target)
+
+
+def _behind(case: Case, wanted: int) -> list[str]:
+    """The instances that would stay and do not do their part, or are not there."""
+    good = {pod.ordinal for pod in case.around.pods if case.healthy(pod)}
+    return [names.pod(case.name, ordinal) for ordinal in range(wanted) if ordinal not in good]
 
 
 def _may_sleep(draft: Draft, intent: Intent) -> bool:

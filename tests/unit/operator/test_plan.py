@@ -235,6 +235,22 @@ def test_scaling_down_waits_while_nobody_can_take_over() -> None:
     assert "ScaleDownWaits" in [note.reason for note in made.notes]
 
 
+@pytest.mark.parametrize(("mode", "broken", "count"), [("Quorum", 1, 3), ("Quorum", 2, 2), ("Async", 1, 2)])
+def test_with_quorum_what_leaves_may_hold_what_a_broken_one_lacks(mode: str, broken: int, count: int) -> None:
+    raw = cluster({"instances": 2, "replication": {"mode": mode}})
+    made = decide(raw, changed(pods_of(raw), broken, ready=False), replicas=3)
+
+    assert (replicas_of(made) or 3) == count
+    assert ("ScaleDownWaits" in [note.reason for note in made.notes]) is (count == 3)
+
+
+def test_with_quorum_a_pod_that_is_not_there_is_waited_for_too() -> None:
+    raw = cluster({"instances": 2, "replication": {"mode": "Quorum"}})
+    made = decide(raw, [pod for pod in pods_of(raw) if pod.ordinal != 1], replicas=3)
+
+    assert (replicas_of(made) or 3) == 3
+
+
 def test_a_cordoned_node_loses_its_primary_before_the_eviction() -> None:
     nodes = {"node1": NodeView("node1", unschedulable=True), "node2": NodeView("node2", unschedulable=True)}
     written = asked(decide(around={"nodes": nodes}))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sqlitecluster.election.promise import Promise
 from sqlitecluster.election.quorum import ADVICE
 from sqlitecluster_operator import names
 from sqlitecluster_operator.reconcile.observed import Probe, read_lease
@@ -123,3 +125,12 @@ def test_the_lease_is_read() -> None:
     assert found.degraded_since == "2026-11-21T11:00:00Z"
     assert found.accepted_loss == {"id": "a", "to": "*"}
     assert found.accepted_loss_handled == "b"
+
+
+def test_what_a_primary_writes_into_the_lease_is_understood() -> None:
+    notes: dict[str, str] = {}
+    Promise(members=frozenset({1, 2}), acks=1, degraded_ns=1_795_258_800 * 10**9, store=1).write(notes)
+    held = read_lease({"metadata": {"name": "notes", "annotations": notes}}, CLOCK)
+    made = decide(held=replace(held, holder="notes-0_uid-0", epoch=1))
+
+    assert "since 2026-11-21T11:00:00Z" in condition(made, "DurabilityDegraded")["message"]

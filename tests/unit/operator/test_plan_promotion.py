@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sqlitecluster.election.promise import DataLoss
 from sqlitecluster_operator import names
 from sqlitecluster_operator.reconcile.actions import AnnotateLease
 from sqlitecluster_operator.reconcile.observed import LeaseView
@@ -50,6 +51,18 @@ def test_a_request_is_passed_on_recorded_and_told() -> None:
 
 def test_without_a_name_anybody_may() -> None:
     assert passed_on(look(ASKED)) == {"id": "accept-data-loss:*", "to": "*"}
+
+
+def test_candidates_read_what_is_passed_on() -> None:
+    def read(annotations: dict[str, str]) -> DataLoss:
+        found = DataLoss.from_json(json.dumps(passed_on(look(annotations))))
+        assert found is not None
+        return found
+
+    assert read(NAMED).id == "a"
+    assert read(NAMED).allows("notes-2")
+    named = read({**NAMED, names.ANNOTATION_PROMOTE_TO: "notes-1"})
+    assert (named.allows("notes-1"), named.allows("notes-2")) == (True, False)
 
 
 @pytest.mark.parametrize(
