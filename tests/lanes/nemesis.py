@@ -17,11 +17,12 @@ import shutil
 import sqlite3
 import sys
 import time
+import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from support import checkers, history, images, lane, ledger, nemesisclient, nemesisfaults, processes
+from support import checkers, history, images, lane, ledger, nemesisclient, nemesisfaults, nemesislogs, processes
 from support.cluster import SyncError
 from support.history import History
 from support.lane import Run
@@ -34,7 +35,7 @@ WRITABLE_MAX_S: Final = 20.0
 LAG_MAX_S: Final = 10.0
 CALM_S: Final = 1.5
 """Programs go on for so long after the cluster is writable again."""
-MODES: Final = ("Async",)
+MODES: Final = ("Quorum", "Async")
 KEPT: Final = processes.root() / "build" / "nemesis"
 
 
@@ -237,8 +238,8 @@ def one(run: Run, cluster: NemesisCluster, seed: int, figures: Figures) -> bool:
     before = (figures.writes, figures.lost)
     try:
         wrong = trial.do(figures)
-    except (AssertionError, SyncError, sqlite3.Error, OSError) as error:
-        wrong = [f"{type(error).__name__}: {error}"]
+    except Exception as error:  # a run that ends otherwise is a finding, too, and is kept like one
+        wrong = [f"{type(error).__name__}: {error}", *traceback.format_exc().splitlines()[-6:-1]]
     if wrong:
         folder = trial.keep(wrong)
         listed = "\n    ".join(wrong)
@@ -276,7 +277,23 @@ def _group(run: Run, mode: str, seeds: list[int], figures: Figures) -> list[int]
             left.remove(seed)
             if not one(run, cluster, seed, figures):
                 break
+        else:
+            check_logs(run, cluster, seeds[0])
     return left
+
+
+def check_logs(run: Run, cluster: NemesisCluster, seed: int) -> None:
+    """At the end all stores hold the same transactions, whole and without a gap."""
+    clean = [node.stop() for node in reversed(cluster.nodes)]
+    if not all(clean):
+        run.violation(f"a node did not stop cleanly\n{cluster.log_tails()}")
+        return
+    wrong = nemesislogs.compare({node.name: node.data for node in cluster.nodes})
+    if wrong:
+        folder = KEPT / f"{seed}-stores"
+        shutil.rmtree(folder, ignore_errors=True)
+        cluster.keep(folder)
+        run.violation("\n    ".join(["stores:", *wrong, f"kept in {folder}"]))
 
 
 def report(run: Run, figures: Figures) -> None:

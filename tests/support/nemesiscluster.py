@@ -91,6 +91,10 @@ class NemesisNode(Node):
     def launch(self) -> None:
         self.space.call(super().launch)
 
+    def stop(self, limit_s: float = 60.0) -> bool:
+        self.end_programs()
+        return super().stop(limit_s)
+
     def get(self, path: str, kind: str = "api", limit_s: float = 3.0) -> bytes:
         return self.space.call(super().get, path, kind, limit_s)
 
