@@ -85,11 +85,11 @@ class LabelPod:
 
 @dataclass(frozen=True, slots=True)
 class TellZone:
-    """Write on a pod in which zone its node is; None: take that away."""
+    """Write on a pod in which zone its node is."""
 
     name: str
     uid: str
-    zone: str | None
+    zone: str
 
     @property
     def key(self) -> str:

@@ -41,16 +41,18 @@ def label(draft: Draft) -> None:
 
 
 def tell_zones(draft: Draft, intent: Intent) -> None:
-    """Each pod knows its zone: the value of its node's label that ``spec.replication.spread`` names."""
+    """Each pod knows its zone: the value of its node's label that ``spec.replication.spread`` names.
+
+    Without ``spread`` nothing is taken away: pods that were made with it would all be in the unknown zone, and no
+    acknowledgement would count until they are replaced. Those that replace them are told nothing.
+    """
     case = draft.case
-    for pod in case.around.pods:
-        zone: str | None = None
-        if intent.spread:
-            node = case.around.nodes.get(pod.node)
-            if node is None:  # not placed yet, or not seen yet
-                continue
-            zone = node.zone(intent.spread) or names.ZONE_UNKNOWN
-        if pod.deleting or pod.zone == zone:
+    for pod in case.around.pods if intent.spread else ():
+        node = case.around.nodes.get(pod.node)
+        if node is None or pod.deleting:  # not placed yet, or not seen yet
+            continue
+        zone = node.zone(intent.spread) or names.ZONE_UNKNOWN
+        if pod.zone == zone:
             continue
         draft.actions.append(TellZone(pod.name, pod.uid, zone))
         if zone == names.ZONE_UNKNOWN:

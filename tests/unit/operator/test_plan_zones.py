@@ -15,7 +15,7 @@ SPREAD = {"replication": {"mode": "Quorum", "spread": "rack"}}
 RACKS = {f"node{number}": NodeView(f"node{number}", labels={"rack": f"r{number % 2}"}) for number in (1, 2, 3)}
 
 
-def told(made: Any) -> dict[str, str | None]:
+def told(made: Any) -> dict[str, str]:
     return {action.name: action.zone for action in made.actions if isinstance(action, TellZone)}
 
 
@@ -66,11 +66,11 @@ def test_a_pod_that_ends_is_left_alone() -> None:
     assert "notes-1" not in told(decide(raw, changed(pods_of(raw), 1, deleting=True), around={"nodes": RACKS}))
 
 
-def test_without_spread_pods_have_no_zone() -> None:
+def test_without_spread_pods_keep_what_they_were_told_until_they_are_replaced() -> None:
     raw = cluster()
     pods = with_zones(pods_of(raw), None, "r0", None)
 
-    assert told(decide(raw, pods, around={"nodes": RACKS})) == {"notes-1": None}
+    assert told(decide(raw, pods, around={"nodes": RACKS})) == {}
 
 
 def test_a_suspended_cluster_is_told_too() -> None:
