@@ -200,7 +200,7 @@ def lost_bookkeeping_is_built_again(run: Run) -> None:
 
 @case
 def a_database_changed_behind_our_back(run: Run) -> None:
-    """Someone wrote into the data directory while the node was down: found and captured, never lost."""
+    """Someone wrote into the data directory while the node was down: found, told and captured, never lost."""
     with run.cluster("behind") as cluster:
         fill(cluster.primary.mount / "a.db", 50, journal="DELETE")
         cluster.wait_synced("a.db")
@@ -212,6 +212,7 @@ def a_database_changed_behind_our_back(run: Run) -> None:
         cluster.primary.start()
         fill(cluster.primary.mount / "a.db", 1, journal="DELETE")
         follows(cluster.replica, "a.db", "SELECT count(*) FROM t", 61)
+        assert "ChangedBehind" in str(cluster.primary.info()), "nobody is told"
         images.check_same(cluster, "a.db")
 
 

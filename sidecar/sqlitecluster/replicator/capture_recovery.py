@@ -8,7 +8,12 @@ Called by ``capture_database`` once per database and replicator process.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlitecluster.replicator.capture_publish import CapturedDatabase
+from sqlitecluster.store import behind
+
+CODE: Final = "ChangedBehind"
 
 
 def recover(database: CapturedDatabase) -> None:
@@ -22,3 +27,10 @@ def recover(database: CapturedDatabase) -> None:
     checksums = store.checksums
     if (checksums.rolling, checksums.count) != (store.position.checksum, store.commit):
         database.want_compare("page checksums do not add up to the position")
+    elif not database.compare_wanted and behind.was_written(store):
+        text = (
+            "something else than this node wrote the file while the node was stopped; "
+            "it is compared with what was committed, and what differs becomes one transaction"
+        )
+        database.node.problems.report(CODE, text, database.name)
+        database.want_compare("it was written behind the node's back")

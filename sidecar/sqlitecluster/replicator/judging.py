@@ -25,6 +25,8 @@ class Verdict:
     """Page checksums that were damaged, and are right again."""
     mend: dict[int, bytes] = field(default_factory=dict)
     """Damaged pages, and what belongs there: the caller writes it."""
+    bad: dict[int, bytes] = field(default_factory=dict)
+    """What damaged pages hold."""
     left: list[int] = field(default_factory=list)
     """Damaged pages of which nobody gave a good copy."""
 
@@ -42,7 +44,8 @@ def judge(
     good: Mapping[int, bytes],
 ) -> Verdict:
     """Look at suspected pages again; damaged page checksums are put right here."""
-    have = {pgno: page_checksum(pgno, read(pgno)) for pgno in suspects if 0 < pgno <= checksums.count}
+    pages = {pgno: read(pgno) for pgno in suspects if 0 < pgno <= checksums.count}
+    have = {pgno: page_checksum(pgno, page) for pgno, page in pages.items()}
     bad = {pgno: seen for pgno, seen in have.items() if seen != checksums.get(pgno)}
     verdict = Verdict()
     if checksums.entries_total() != position.checksum or not checksums.adds_up:
@@ -57,4 +60,5 @@ def judge(
             verdict.mend[pgno] = page
         else:
             verdict.left.append(pgno)
+    verdict.bad = {pgno: pages[pgno] for pgno in verdict.damaged}
     return verdict

@@ -124,10 +124,14 @@ class Mender:
             book.note_found(damage.CHECKSUMS, db.name, len(found.rebuilt))
             book.note_repaired(damage.CHECKSUMS, db.name, len(found.rebuilt))
             log.warning("%s: page checksums of pages %s were damaged; they are right again", db.name, found.rebuilt)
-        new = set(found.damaged) - told
+        new = set(found.damaged) - told - self.damaged.get(db.name, set())
         if new:
-            book.note_found(damage.PAGE, db.name, len(new - self.damaged.get(db.name, set())))
-            log.error("%s: pages %s are damaged", db.name, sorted(new)[:10], extra={"code": CODE})
+            book.note_found(damage.PAGE, db.name, len(new))
+            kept = self._node.store.keep(
+                db.name, "damaged pages", [], [(f"page-{pgno}", found.bad[pgno]) for pgno in sorted(new)]
+            )
+            text = "%s: pages %s are damaged; what they hold is kept in %s"
+            log.error(text, db.name, sorted(new)[:10], kept, extra={"code": CODE})
             told |= new
         if found.mend:
             book.note_repaired(damage.PAGE, db.name, len(found.mend))

@@ -59,6 +59,7 @@ class StateWord:
     IN_FLIGHT = 24  # primary: transaction that is in the log while its commit waits; 0 = none
     COMMIT_LIMIT = 25  # replica: newest transaction that may be shown, plus 1; 0 = all of them
     SEAL = 26  # checksum of the words above, written by an orderly stop; 0 in files of older versions
+    COUNTER = 27  # change counter of the database file at an orderly stop, see ``behind``; 0 = not known
     WORDS = 64
 
 
