@@ -209,7 +209,8 @@ class WalFile(TrackedFile):
         words = self.owner.words
         words[Word.WAL_END] = self.tracker.end
         if held:
-            holding.written(self.owner)
+            holding.written(self.owner)  # no ring: nobody is in a hurry to know
+            return
         words[Word.EVENT_SEQ] += 1
         self.context.replicator.ring()
 

@@ -30,7 +30,7 @@ from sqlitecluster.errors import NoSuchDatabase, SQLiteClusterError, Unavailable
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_database import DatabaseCapture
 from sqlitecluster.replicator.capture_group import Pages
-from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, nap_or_sleep
+from sqlitecluster.replicator.capture_pace import HOUSEKEEPING_S, NEVER, RETRY_S, nap_or_sleep
 from sqlitecluster.replicator.importing import import_image
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import SLOTS, NodeWord, Word
@@ -150,7 +150,10 @@ class Capture:
 
     def _wait(self, poller: select.poll, now: float) -> None:
         """Until something is due or the bell rings."""
-        seconds, with_bell = nap_or_sleep(now - self._last_event, min(self._due.values(), default=NEVER) - now)
+        due = min(self._due.values(), default=NEVER) - now
+        seconds, with_bell = nap_or_sleep(now - self._last_event, due)
+        if self._node.quorum.holds:  # programs wait for this thread: the bell at once, and no turn for nothing
+            seconds, with_bell = min(max(due, 0.0), HOUSEKEEPING_S), True
         if not with_bell:
             time.sleep(seconds)
             return

@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.005
+_WRITTEN_S: Final = 0.003
+"""Between two looks whether the mount has completed a commit: it does not ring for that."""
+_PUBLISHED_S: Final = 0.002
+"""Between two looks for a publication: only replicas' readers wait for it, and the next commit proves it, too."""
 _SHORT: Final = "TooFewReplicas"
 
 
@@ -225,7 +229,7 @@ class HeldCommits:
             return self._settle_unwritten(flight, now, since_event)
         verdict = self._is_published(flight, flight.span, since_event)
         if verdict is None:
-            return tail_pause(since_event)
+            return max(_PUBLISHED_S, tail_pause(since_event))
         if verdict:
             self._commit(flight)
         else:
@@ -238,12 +242,12 @@ class HeldCommits:
             self._take_back(flight, "its program was told that it failed")
             return None
         if words[Word.HELD_DONE] == flight.seq:
-            return tail_pause(since_event)
+            return _WRITTEN_S
         if now <= flight.deadline:
-            return flight.deadline - now + _AGAIN_S
+            return min(flight.deadline - now + _AGAIN_S, _WRITTEN_S)
         self._quorum.withdraw(self._db.name)
         if words[Word.HELD_DONE] == flight.seq:  # in the last moment
-            return tail_pause(since_event)
+            return _WRITTEN_S
         self._take_back(flight, "it was not acknowledged in time")
         self._refuse(flight.seq)
         return None

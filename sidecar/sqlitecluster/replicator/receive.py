@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlitecluster.errors import Diverged, StreamError, WireError, from_wire
 from sqlitecluster.replication import wire
@@ -35,6 +35,9 @@ from sqlitecluster.units import encode_name
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SHOW_S: Final = 0.002
+"""So long what is committed waits for more of it, in a stream whose transactions wait for acknowledgements."""
 
 
 class _Incoming:
@@ -63,6 +66,7 @@ class Receiver:
         self.assembler = Assembler()
         self.resync: set[str] = set()
         """Databases whose next claim asks for a snapshot."""
+        self._committed: dict[str, int] = {}
         self.holds = False
         """The primary sends transactions before they are committed."""
         self.apply_now: Callable[[Transaction | Committed], bool] = lambda _work: False
@@ -86,13 +90,21 @@ class Receiver:
             return True
         if frame.type is FrameType.COMMITTED and frame.name not in self._incoming:
             self._counters.received("COMMITTED")
-            self._do(Committed(frame.name, wire.decode_committed(frame)))
+            if not self._committed:
+                asyncio.get_running_loop().call_later(SHOW_S, self._show)
+            self._committed[frame.name] = wire.decode_committed(frame)
             return True
         if frame.type is FrameType.HEARTBEAT and not self._incoming:
             self._counters.received("HEARTBEAT")
             self.on_heartbeat(wire.decode_heartbeat(frame))
             return True
         return False
+
+    def _show(self) -> None:
+        """What became committed within some moments is shown in one go: that costs as much as one transaction."""
+        committed, self._committed = self._committed, {}
+        for name, txid in committed.items():
+            self._do(Committed(name, txid))
 
     def _do(self, work: Transaction | Committed) -> None:
         if not self.apply_now(work):
@@ -150,7 +162,7 @@ class Receiver:
         elif frame.type is FrameType.DROP:
             self._queue.put(Drop(name, wire.decode_position(frame)))
         elif frame.type is FrameType.COMMITTED:
-            self._committed(Committed(name, wire.decode_committed(frame)))
+            self._commit(Committed(name, wire.decode_committed(frame)))
         elif frame.type is FrameType.UNKNOWN:
             self._node.problems.report(
                 "UnknownDatabase",
@@ -160,7 +172,7 @@ class Receiver:
         else:
             raise WireError("type", frame.type.name, "not what a primary sends in a stream")
 
-    def _committed(self, work: Committed) -> None:
+    def _commit(self, work: Committed) -> None:
         incoming = self._incoming.get(work.name)
         if incoming is None:
             self._queue.put(work)
