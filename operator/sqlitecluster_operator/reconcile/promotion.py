@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile import data
 from sqlitecluster_operator.reconcile.actions import AnnotateLease
 from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft
 from sqlitecluster_operator.reconcile.handoff import asked_by
@@ -88,6 +89,9 @@ def _refusal(case: Case, to: str) -> str:
         return f"{names.ANNOTATION_PROMOTE} takes {names.ACCEPT_DATA_LOSS} only"
     if case.primary is not None:
         return f"{case.primary.name} is the primary: there is nothing to accept"
+    held = data.holding_by_agreement(case)
+    if held.status:
+        return f"the primary goes on without the Lease: there is nothing to accept ({held.message})"
     if max(int(case.status.get("epoch") or 0), lease.epoch if lease else 0) == 0:
         return "there was no primary yet: there is nothing to accept"
     if to != EVERYBODY and case.around.pod(to) is None:

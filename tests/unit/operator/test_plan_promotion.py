@@ -11,7 +11,7 @@ import pytest
 from sqlitecluster.election.promise import DataLoss
 from sqlitecluster_operator import names
 from sqlitecluster_operator.reconcile.actions import AnnotateLease
-from sqlitecluster_operator.reconcile.observed import LeaseView
+from sqlitecluster_operator.reconcile.observed import LeaseView, Probe
 from support.operator_cases import CLOCK, NOW, STATUS, cluster, condition, decide, lease
 
 ASKED = {names.ANNOTATION_PROMOTE: "accept-data-loss"}
@@ -106,6 +106,15 @@ def test_what_makes_no_sense_is_refused_and_used_up(change: dict[str, str], held
     assert made.status["promotion"]["phase"] == "Failed"
     assert words in made.status["promotion"]["message"]
     assert passed_on(look(NAMED | change, made.status["promotion"])) is None
+
+
+def test_a_primary_that_holds_by_agreement_is_no_loss() -> None:
+    probe = Probe(problems=(("HoldingByAgreement", "not renewed for 20 s"),))
+    made = decide(cluster(annotations=NAMED), held=nobody(), around={"probes": {"notes-0": probe}})
+
+    assert passed_on(made) is None
+    assert made.status is not None
+    assert "goes on without the Lease" in made.status["promotion"]["message"]
 
 
 def test_a_new_cluster_accepts_nothing_in_advance() -> None:
