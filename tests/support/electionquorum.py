@@ -27,7 +27,9 @@ from support.electionsim import Troubled
 
 GONE_S = 3.0
 ACK_TIMEOUT_S = 5.0
-VOLUMES = ("wipe", "wipe", "scale", "scale", "scale", "crash", "partition")
+VOLUMES = ("wipe", "wipe", "scale", "scale", "scale", "crash")
+LOSSES = ("behind", "behind", "behind", "behind")
+LONELY = ("lonely",) * 6
 TAMPERED = ("set-back",)
 
 
@@ -108,6 +110,7 @@ class Bound(Troubled):
 
     def kinds(self) -> tuple[str, ...]:
         kinds = tuple(kind for kind in super().kinds() if kind not in TAMPERED)
+        kinds = (*kinds, *LOSSES, *(LONELY if self.preferred else ()))
         return (*(k for k in kinds if k != "delete"), *VOLUMES) if self.volumes else kinds
 
     def strike(self, kind: str, node: Node, length: float) -> None:
@@ -118,8 +121,29 @@ class Bound(Troubled):
             self.new_volume(node)
         elif kind == "scale":
             self.scale()
+        elif kind == "behind":
+            self.fall_behind()
+        elif kind == "lonely":
+            for other in self.nodes:
+                self.cut_links[min(node.name, other.name), max(node.name, other.name)] = self.time + min(length, 8)
         else:
             super().strike(kind, node, length)
+
+    def fall_behind(self) -> None:
+        """Some hear nothing for a while, then the primary is lost, and with it some that did hear."""
+        primary = next((node for node in self.nodes if node.is_open), None)
+        if primary is None:
+            return
+        others = [node for node in self.nodes if node is not primary and node.alive]
+        self.rng.shuffle(others)
+        deaf = others[: max(1, len(others) - self.acks)]
+        for node in deaf:
+            pair = (min(node.name, primary.name), max(node.name, primary.name))
+            self.cut_links[pair] = max(self.time + 4, self.cut_links.get(pair, 0))
+        length = self.rng.uniform(14, 28)
+        lost = [primary, *(node for node in others if node not in deaf and self.rng.random() < 0.7)]
+        for node in lost:
+            self.after(3.0, lambda n=node: self.crash(n, length, reborn=True) if n.alive else None)  # type: ignore[misc]
 
     def scale(self) -> None:
         unlisted = [node for node in self.nodes if node.name not in self.listed]
