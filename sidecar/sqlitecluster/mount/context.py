@@ -30,6 +30,8 @@ class Context:
     descriptors: Descriptors
     strangers: dict[tuple[int, int], float] = field(default_factory=dict)
     """(replicator, pid) of threads that were seen not to be the replicator's, and until when that is taken as known."""
+    journals_removed: set[str] = field(default_factory=set)
+    """Folders of databases whose journal was removed since their last sync: not durable yet."""
 
     def require_primary(self) -> None:
         """Before a program's bytes reach a replicated file.

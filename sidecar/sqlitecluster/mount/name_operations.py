@@ -6,6 +6,7 @@ Rules: creating, removing and renaming never wait, the kernel holds the director
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 
@@ -19,6 +20,8 @@ from sqlitecluster.mount.gate import Gate
 from sqlitecluster.mount.layout import NODE_FILES, POSITION_SUFFIX, Kind, join
 from sqlitecluster.mount.names import Names
 from sqlitecluster.mount.naming import Naming
+from sqlitecluster.mount.parking import Job
+from sqlitecluster.mount.syncing import sync_folder
 from sqlitecluster.mount.tree import Directory, Node, Tree, Virtual
 
 
@@ -186,8 +189,15 @@ class NameOperations(pyfuse3.Operations):
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """FSYNCDIR: names are made durable with the files; the kernel stops asking."""
-        raise OSError(errno.ENOSYS, "no fsyncdir")
+        """FSYNCDIR: removed journals; new names are made durable with their files."""
+        removed = self._context.journals_removed
+        while removed:  # with synchronous=EXTRA a program asks for it before it is told of its commit
+            folder = removed.pop()
+            try:
+                await Job(functools.partial(sync_folder, folder))
+            except OSError:
+                removed.add(folder)
+                raise
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

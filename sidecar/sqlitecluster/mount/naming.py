@@ -83,6 +83,8 @@ class Naming:
     def _remove_side(self, database: Database, file: File, *, privileged: bool) -> None:
         if file is database.journal and not privileged:
             database.commit_journal()
+        if file.kind is Kind.JOURNAL:
+            self._context.journals_removed.add(os.path.dirname(file.path))
         if file is database.wal:
             self._remove_wal(database)
         else:

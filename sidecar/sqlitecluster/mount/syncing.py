@@ -8,6 +8,7 @@ other database is syncing too.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from typing import Final
 
@@ -40,15 +41,29 @@ class Syncing:
         self._last, self._last_ns = owner, started
         if alone and self._took_ns.get((owner, file.kind), _FAST_NS) < _FAST_NS:
             call()
-            return
-        file.pins += 1
-        try:
-            await Job(call)
-        finally:
-            file.pins -= 1
+        else:
+            file.pins += 1
+            try:
+                await Job(call)
+            finally:
+                file.pins -= 1
+        if file.kind is Kind.JOURNAL:  # file systems keep the order of names: what was removed before is durable now
+            file.context.journals_removed.discard(os.path.dirname(file.path))
 
     def _timed(self, key: tuple[str, Kind], file: File, *, data_only: bool) -> None:
         # Only the disk's part: what a thread's start took says nothing about the next sync.
         started = time.monotonic_ns()
         file.sync(data_only=data_only)
         self._took_ns[key] = time.monotonic_ns() - started
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable; one that is gone needs nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -105,7 +105,11 @@ class WalCapture:
 
     def nobody_publishes(self) -> bool:
         """Whether no program keeps the wal-index up to date: who opens the database next finds every valid frame."""
-        return self._users() is not Users.SHARED
+        users = self._users()
+        if users is not Users.EXCLUSIVE or self.alone:
+            return users is not Users.SHARED
+        head, content = self.index.read(), self.content
+        return head is None or content is None or (head.salt1, head.salt2) != content.cursor.salts
 
     def live(self) -> WalContent | None:
         """The present content; None while there is none."""
