@@ -26,6 +26,7 @@ from sqlitecluster.ltx import Header, LTXFile, decode, fold, page_checksums
 from sqlitecluster.replication.committed import merged
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator import install, through
+from sqlitecluster.replicator.own_tail import keep_covered
 from sqlitecluster.replicator.replica_locks import LOCK_WAIT_S, LockedDb
 from sqlitecluster.replicator.walfile import Page
 from sqlitecluster.replicator.walwriter import BATCH_BYTES
@@ -164,6 +165,7 @@ class ReplicaDb(LockedDb):
             have = Position(header.max_txid, after)
             self._is_other_history = True
             raise Diverged(f"the database would be at {have}, the primary is at {Position(header.max_txid, post)}")
+        keep_covered(self._node, store, header)
         failpoints.hit("apply.before-log")
         store.append(data, header, post, numbers, sums)
 
