@@ -23,7 +23,7 @@ KINDS = (
 def strike(world: World) -> None:
     """One fault."""
     rng = world.rng
-    kind = rng.choice(KINDS)
+    kind = rng.choice(world.kinds)
     node = rng.choice(world.nodes)
     primary = next((n for n in world.nodes if n.elector.is_primary), node)
     if rng.random() < 0.6:
@@ -42,6 +42,7 @@ def strike(world: World) -> None:
 def _process(world: World, kind: str, node: Node, length: float) -> None:
     if kind == "pause":
         node.paused_until = max(node.paused_until, world.time + length)
+        node.later(length, lambda: world.write_at(node))  # its programs wake up with it, perhaps before it looks
     elif kind == "stop":
         node.step(m.Terminate)
     elif kind == "volume":

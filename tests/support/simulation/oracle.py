@@ -98,6 +98,9 @@ class Oracle:
 
     def acknowledged(self, node: Node, content: Content) -> None:
         """A program was told that its commit is done."""
+        if node.primary.epoch < self.newest_epoch:
+            why = f"acknowledges in epoch {node.primary.epoch}, {self.newest_epoch} has begun"
+            self._world.violation(f"I4: {node.name} {why}")
         tip = self.acked_tip
         if self._world.quorum and tip is not None and not tip.leads_to(content):
             self._world.violation(f"I2: {node.name} acknowledges {content}, which does not follow {tip}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sqlitecluster.election import messages as m
 from sqlitecluster.errors import SQLiteClusterError
-from sqlitecluster.replication.position import Position
+from sqlitecluster.replication.position import ZERO, Position
 from sqlitecluster.replication.quorum import AckTable
 from sqlitecluster.replicator.capture_group import Cursor
 from sqlitecluster.shared import ROLE_DISCONNECTED, ROLE_PRIMARY, NodeWord
@@ -58,6 +58,7 @@ class Primary(Capturing):
         """Serves streams."""
         self.draining = False
         self.committed_to = 0
+        self._committed = ZERO
         self.waiting: Waiting | None = None
         self.table = AckTable(0)
         self._opening = False
@@ -100,7 +101,7 @@ class Primary(Capturing):
     def take_over(self) -> None:
         """Everything that was received is what programs find, once they are let in."""
         replica = self.node.replica
-        self.committed_to = replica.shown.txid
+        self.committed_to, self._committed = replica.shown.txid, replica.shown
         self.pages = list(replica.pages)
         self._log_pages = replica.everything()
         self._log_content = self.node.world.content_at(self.node.database.position, self._log_pages)
@@ -116,7 +117,8 @@ class Primary(Capturing):
         if self.waiting is not None and self.waiting.is_captured:
             self._complete(self.waiting)
             return
-        self.committed_to = node.database.position.txid
+        self._committed = node.database.position
+        self.committed_to = self._committed.txid
         if self._opening and self._may_open():
             self._open()
         for stream in sorted(node.streams, key=lambda s: s.client_node.index):
@@ -186,7 +188,7 @@ class Primary(Capturing):
         """The position that programs see when everything published is captured."""
         if self.content is self._log_content:
             return self.node.database.position
-        return self.node.world.position_before(self.node.database, self.committed_to)
+        return self._committed
 
     def killed(self) -> None:
         """The process is gone, with everything that waited."""
@@ -278,7 +280,8 @@ class Primary(Capturing):
         """Enough hold it: the bytes are written, readers see it, the program is told."""
         node, wal, self.waiting = self.node, self.wal, None
         assert wal is not None
-        self.committed_to = node.database.position.txid
+        self._committed = node.database.position
+        self.committed_to = self._committed.txid
         fenced = node.context.is_fenced
         wal.write(*waiting.commit.writes[-1])  # behind the fence this is how it is settled: a commit of its own
         self._publish(waiting.commit)

@@ -190,6 +190,8 @@ class Replica:
         node = self.node
         if node.world.quorum:
             node.store.log.sync()
+            if self._hidden is None:
+                self._show(self.pending.commit(0))
         if node.up is not None and node.up.client.epoch >= node.epochs.value:
             node.up.up.send(wire.encode_position(FrameType.ACK, NAME, node.database.position))
 
@@ -258,7 +260,7 @@ class Replica:
 
     def adopt(self, pages: Sequence[bytes], shown: Position) -> None:
         """This node was the primary until now."""
-        self.pages, self.shown = list(pages), shown
+        self.pages, self.shown, self._hidden = list(pages), shown, None
         database = self.node.database
         database.set_wal_mark(0, 0, 0, 0)
         database.set_wal_owner(1)

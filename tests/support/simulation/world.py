@@ -21,7 +21,7 @@ from sqlitecluster.election import messages as m
 from sqlitecluster.ltx import decode
 from sqlitecluster.replication.position import Position
 from sqlitecluster.shared import ROLE_PRIMARY, NodeWord
-from sqlitecluster.store.database import DatabaseStore
+from support.simulation import faults
 from support.simulation.actions import Actions
 from support.simulation.content import Content
 from support.simulation.disk import SimDisk, watch_words
@@ -69,6 +69,10 @@ class World(Kernel):
         self._ops_of: dict[int, set[int]] = {}
         self._done = 0
         self.next_loss = 0.0
+        self.kinds: Sequence[str] = faults.KINDS
+        """What may go wrong; a kind that stands there twice does so more often."""
+        self.rest_s = 18.0
+        """Seconds between two faults, at most."""
         self.is_quiet = False
         self.network = Network(self)
         self.oracle = Oracle(self)
@@ -111,14 +115,6 @@ class World(Kernel):
         if found is not None or not pages:
             return found or self.empty
         return self.content_of(pages)
-
-    def position_before(self, database: DatabaseStore, txid: int) -> Position:
-        """The position of a stored transaction."""
-        for blob in database.since(max(0, txid - 1)) or ():
-            file = decode(blob)
-            if file.header.max_txid == txid:
-                return Position(txid, file.trailer.post_apply)
-        return database.position
 
     def note_operations(self, ltx: bytes, content: Content) -> None:
         """Which operations a transaction brought."""
@@ -185,7 +181,11 @@ class World(Kernel):
         if not open_nodes:
             self.count("write: nobody")
             return
-        node, op = self.rng.choice(open_nodes), self.rng.getrandbits(60) | 1
+        self.write_at(self.rng.choice(open_nodes))
+
+    def write_at(self, node: Node) -> None:
+        """A program writes on this node."""
+        op = self.rng.getrandbits(60) | 1
 
         def answer(how: str) -> None:
             self.count(f"write: {how}")
@@ -216,10 +216,8 @@ class World(Kernel):
     def _fault(self) -> None:
         if self.is_quiet:
             return
-        from support.simulation import faults
-
         faults.strike(self)
-        pause = self.rng.choice((self.rng.uniform(0.05, 2), self.rng.uniform(3, 18)))
+        pause = self.rng.choice((self.rng.uniform(0.05, 2), self.rng.uniform(3, self.rest_s)))
         self.after(pause, self._fault)
 
     def restart(
