@@ -104,7 +104,7 @@ class Check:
     def __init__(
         self, folder: Path, bases: dict[str, Base], expected: Expected, *, killed: bool, is_replica: bool
     ) -> None:
-        self._folder, self._bases, self._expected = folder, bases, expected
+        self.folder, self._bases, self._expected = folder, bases, expected
         self._killed, self._is_replica = killed, is_replica
         self.emptied = 0
         """Databases whose page checksums have to be made anew."""
@@ -126,7 +126,7 @@ class Check:
             self._go_on(found)
 
     def _opened(self) -> NodeStore:
-        return NodeStore(self._folder, clock=ManualClock(), segment_size=SEGMENT, ring_bytes=RING)
+        return NodeStore(self.folder, clock=ManualClock(), segment_size=SEGMENT, ring_bytes=RING)
 
     def _prepare(self) -> NodeStore:
         store = self._opened()
@@ -200,8 +200,8 @@ class Check:
     def _leftovers(self, store: NodeStore) -> None:
         if store.corrupt_files:
             raise Wrong(f"{store.corrupt_files} files were found damaged")
-        for path in (self._folder / "dbs").glob("*/ltx/**/*.tmp"):
-            raise Wrong(f"{path.relative_to(self._folder)} is left over")
+        for path in (self.folder / "dbs").glob("*/ltx/**/*.tmp"):
+            raise Wrong(f"{path.relative_to(self.folder)} is left over")
 
     def _close(self, store: NodeStore, found: dict[str, Position]) -> None:
         store.close()

@@ -26,6 +26,7 @@ from sqlitecluster.replication.position import Position
 from sqlitecluster.replication.retention import RetentionPolicy
 from sqlitecluster.store import compaction, cutter, image, retention
 from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.node import NodeStore
 from support.crashdisk import Recorder
 from support.store_model import ManualClock, Model
@@ -298,9 +299,9 @@ def _reach(db: DatabaseStore) -> int:
 
 def put(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write a plain file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    fd = Disk().create(path)
     try:
-        os.pwrite(fd, data, 0)
+        Disk().pwritev(fd, (data,), 0)
         if sync:
             os.fsync(fd)
     finally:

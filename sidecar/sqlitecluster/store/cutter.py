@@ -4,7 +4,8 @@ Rules:
     1. A segment's blobs are released only after their LTX file is whole and durable.
     2. Blobs of different page sizes, and too many bytes for one file, make several files.
     3. A reset of the chain waits for a running cut (``upkeep``): no blob is released twice.
-    4. One blob becomes a file as it is, with its WAL fields; joined ones lose them.
+    4. Blobs of a segment whose sync failed are verified before they are stored anew.
+    5. One blob becomes a file as it is, with its WAL fields; joined ones lose them.
 
 Called by the housekeeper, and by ``NodeStore.close`` for a clean stop.
 """
@@ -18,6 +19,7 @@ from typing import Final
 from sqlitecluster import failpoints
 from sqlitecluster.errors import FormatError, LimitError
 from sqlitecluster.ltx import merge
+from sqlitecluster.store.chain import verify as check
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.log import NodeLog
 from sqlitecluster.store.tail import Entry
@@ -72,6 +74,8 @@ def _groups(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[bytes]]]:
         blob = entry.read()
         if blob is None:
             break  # reset meanwhile
+        if entry.place.segment.in_doubt:
+            check(blob, entry.min_txid, entry.max_txid)  # what could not be synced may not be what was written
         full = len(group) >= MAX_BLOBS or size + len(blob) > MAX_BYTES
         if group and (full or blob[_PAGE_SIZE_AT] != blobs[-1][_PAGE_SIZE_AT] or not _joins(group[-1], entry)):
             yield group, blobs

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from sqlitecluster import failpoints
 from sqlitecluster.errors import CorruptLTX, CorruptStore, FormatError, LimitError, PositionMismatch
 from sqlitecluster.ltx import TRAILER_SIZE, Header, Trailer
+from sqlitecluster.ltx.growth import missing_growth
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import behind, chain, damage, sums
 from sqlitecluster.store.checksums import ChecksumArray, PageNumbers, Sums
@@ -65,7 +66,7 @@ class DatabaseStore(Marks):
         self._node = node
         self._name = name.encode()
         if not self.dir.is_dir():
-            self.dir.mkdir(parents=True, exist_ok=True)
+            node.disk.make_folder(self.dir)
             node.disk.fsync_dir(self.dir.parent)
         super().__init__(self._open_state())
         self.files = LTXDirectory(self.dir / "ltx", node.disk)
@@ -132,10 +133,13 @@ class DatabaseStore(Marks):
 
         Raises:
             PositionMismatch: the blob does not continue from ``position``.
+            CorruptLTX: it makes the database longer and lacks a page of the new part; nothing was changed.
             NoSpace: the disk is full; nothing was changed.
         """
         self.check_continues(header)
+        self.files.drop_unwanted()
         if pgnos is not None:
+            self._check_growth(header, pgnos)
             self.checksums.reserve(header.commit)
         size = len(ltx_bytes)
         if size > LARGE_BLOB:
@@ -171,6 +175,15 @@ class DatabaseStore(Marks):
             raise PositionMismatch(at, f"{header.min_txid - 1:016x}")
         if header.min_txid == following and following != 1 and header.pre_apply != at.checksum:
             raise PositionMismatch(at, Position(header.min_txid - 1, header.pre_apply))
+
+    def _check_growth(self, header: Header, pgnos: PageNumbers) -> None:
+        """Refuse a transaction that makes the database longer without all new pages."""
+        if header.is_snapshot or header.page_size != self.page_size:
+            return
+        missing = missing_growth(self.commit, header.commit, pgnos, header.page_size)
+        if missing:
+            text = f"the database grows from {self.commit} to {header.commit} pages, but page {missing} is not there"
+            raise CorruptLTX(f"{self.name}: transaction {header.max_txid:016x}: {text}")
 
     def sync(self) -> None:
         """Make every appended transaction durable now."""

@@ -42,8 +42,19 @@ class Disk:
 
     def create(self, path: Path | str) -> int:
         """Open a file for writing, empty or new."""
+        return self.open(path, os.O_TRUNC)
+
+    def open(self, path: Path | str, flags: int = 0) -> int:
+        """Open a file for reading and writing; made when there is none."""
         try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o644)
+        except OSError as error:
+            raise translate(error) from error
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder and those above it, where they are missing; the names are the caller's to sync."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise translate(error) from error
 
@@ -96,7 +107,10 @@ class Disk:
 
     def replace(self, source: Path | str, target: Path | str) -> None:
         """Rename within one file system."""
-        os.replace(source, target)
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            raise translate(error) from error
 
     def unlink(self, path: Path | str) -> None:
         """Remove a file; a missing one is fine."""

@@ -71,7 +71,7 @@ class Housekeeper:
 
     @property
     def sync_failed(self) -> bool:
-        """Whether a sync of the log failed: transactions since then may not survive a power cut."""
+        """Whether the last sync of the log failed: transactions since then may not survive a power cut."""
         return self._failed_sync
 
     def start(self) -> None:
@@ -134,6 +134,7 @@ class Housekeeper:
     def _sync(self) -> None:
         try:
             self._store.log.sync()
+            self._failed_sync = False
         except OSError as error:
             self._failed_sync = True
             log.critical("syncing the log failed, transactions may not survive a power cut: %s", error)

@@ -161,7 +161,7 @@ def _verify(database: DatabaseStore, piece: StoredLTX) -> bool:
 @contextlib.contextmanager
 def _writable(path: Path, disk: Disk) -> Iterator[int]:
     is_new = not path.exists()
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = disk.open(path)
     try:
         if is_new:
             disk.fsync_dir(path.parent)

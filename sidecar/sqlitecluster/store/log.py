@@ -7,8 +7,9 @@ Rules:
     1. ``append`` never syncs; ``sync`` does, and ``synced`` tells how far.
     2. Sequence numbers never repeat: the segment's number is their upper part, and the
        newest segment file always stays.
-    3. A failed write leaves the log as it was. A failed sync is never repeated as if
-       nothing had happened: the caller must treat the bytes as not durable.
+    3. A failed write leaves the log as it was. After a failed sync nobody knows what is on
+       the disk, and the next one would say nothing: the segment is in doubt. Nothing more is
+       appended to it, and ``sync`` fails until all its blobs are in LTX files.
     4. A torn tail is cut off at the next start, with a log line. What is found at a start is
        synced before it counts: a killed process may have left it in memory only.
 
@@ -17,6 +18,7 @@ Called by ``database.DatabaseStore`` (append, read) and the housekeeper (sync).
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -40,11 +42,12 @@ _SPARE: Final = "spare"
 class Segment:
     """One open segment file."""
 
-    __slots__ = ("end", "fd", "lock", "number", "path", "refs", "size")
+    __slots__ = ("end", "fd", "in_doubt", "lock", "number", "path", "refs", "size")
 
     def __init__(self, number: int, path: Path, fd: int, size: int, end: int) -> None:
         self.number, self.path, self.fd, self.size, self.end = number, path, fd, size, end
         self.refs = 0  # blobs that are in no LTX file yet
+        self.in_doubt = False  # a sync of it failed
         self.lock = threading.Lock()
 
     def read(self, offset: int, size: int) -> bytes | None:
@@ -136,12 +139,26 @@ class NodeLog:
                 return target
             old, self._unsynced = self._unsynced, []
             current = self._current
-        for segment in old:
-            self._sync_segment(segment)
-        if current is not None:
-            self._sync_segment(current)
+        waiting = [*old, current] if current is not None else old
+        while waiting:
+            try:
+                self._sync_segment(waiting[0])
+            except BaseException:
+                self._doubt(waiting)
+                raise
+            waiting = waiting[1:]
+        if any(segment.in_doubt for segment in list(self.segments.values())):
+            raise OSError(errno.EIO, "an earlier sync of the log failed, and not all of it is stored anew yet")
         self.synced = max(self.synced, target)
         return target
+
+    def _doubt(self, waiting: list[Segment]) -> None:
+        """The sync of the first of these failed; the others were not tried."""
+        with self._lock:
+            waiting[0].in_doubt = True
+            self._unsynced = [each for each in waiting[1:] if each is not self._current] + self._unsynced
+            if waiting[0] is self._current:
+                self._current = None
 
     def _sync_segment(self, segment: Segment) -> None:
         # On a duplicate, so that readers need not wait for the disk. A freed segment has
@@ -169,7 +186,7 @@ class NodeLog:
         if current is None or path.exists() or current.end < current.size // 2:
             return
         temporary = self._folder / (_SPARE + ".tmp")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        fd = self._disk.create(temporary)
         try:
             self._disk.allocate(fd, self._segment_size)
         finally:
@@ -212,7 +229,7 @@ class NodeLog:
         spare = self._folder / _SPARE
         if size == self._segment_size and spare.exists():
             self._disk.replace(spare, path)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = self._disk.open(path)
         try:
             self._disk.allocate(fd, size)
             self._disk.fsync_dir(self._folder)

@@ -74,12 +74,12 @@ def count(data_dir: Path) -> int:
 
 def _make_folder(data_dir: Path, disk: Disk, now_ms: int, name: str, reason: str) -> Path:
     parent = data_dir / "lost+found"
-    parent.mkdir(exist_ok=True)
+    disk.make_folder(parent)
     when = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     short = re.sub(r"[^a-z0-9]+", "-", reason.lower()).strip("-")[:60]
     # A name of 255 bytes plus time and reason would be too long for a file name; reason.json has it whole.
     folder = _free_name(parent / f"{when}-{encode_name(name)[:140]}-{short}")
-    folder.mkdir()
+    disk.make_folder(folder)
     disk.fsync_dir(parent)
     return folder
 

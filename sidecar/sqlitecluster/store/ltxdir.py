@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -57,6 +57,7 @@ class LTXDirectory:
         self.path = path
         self._disk = disk
         self._lock = threading.Lock()
+        self._unwanted: set[Path] = set()
         self.files: tuple[LTXFileInfo, ...] = self._scan()
         """All files, by last TXID, then level."""
 
@@ -95,7 +96,8 @@ class LTXDirectory:
         """Write a file, whole and durable, and add it to the index."""
         folder = self._folder(level)
         path = folder / f"{min_txid:016x}-{max_txid:016x}.ltx"
-        self._disk.write_file(path, chunks)
+        with self._placing(path):
+            self._disk.write_file(path, chunks)
         return self._added(level, min_txid, max_txid, path)
 
     def writing(self, path: Path) -> AbstractContextManager[Callable[[Buffer], None]]:
@@ -110,9 +112,29 @@ class LTXDirectory:
             self._disk.fsync(fd)
         finally:
             os.close(fd)
-        self._disk.replace(source, path)
-        self._disk.fsync_dir(path.parent)
+        with self._placing(path):
+            self._disk.replace(source, path)
+            self._disk.fsync_dir(path.parent)
         return self._added(level, min_txid, max_txid, path)
+
+    def drop_unwanted(self) -> None:
+        """Remove files that were renamed, but could not be made durable: nobody was told of them.
+
+        Called before the chain goes on, since another transaction takes their number.
+        """
+        for path in tuple(self._unwanted):
+            self._disk.unlink(path)
+            self._disk.fsync_dir(path.parent)
+            self._unwanted.discard(path)
+
+    @contextmanager
+    def _placing(self, path: Path) -> Iterator[None]:
+        self.drop_unwanted()
+        try:
+            yield
+        except BaseException:
+            self._unwanted.add(path)
+            raise
 
     def sync_names(self) -> None:
         """Make durable what a killed process may have renamed without getting further."""
@@ -135,7 +157,7 @@ class LTXDirectory:
     def _folder(self, level: int) -> Path:
         folder = self.path / str(level)
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
+            self._disk.make_folder(folder)
             self._disk.fsync_dir(self.path)
             self._disk.fsync_dir(self.path.parent)
         return folder

@@ -71,7 +71,7 @@ class WordFile:
         self._map(words)
 
     def _map(self, words: int) -> None:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = self._disk.open(self.path)
         try:
             size = max(words * 8, os.fstat(fd).st_size)
             size += -size % 4096
