@@ -31,7 +31,7 @@ from sqlitecluster.ltx.decoder import Decoder, unpack_page
 from sqlitecluster.ltx.encoder import Encoder
 from sqlitecluster.ltx.generation import FLAG_NO_CHECKSUM, PAGE_FLAG_SIZE, packed_bound
 from sqlitecluster.ltx.header import HEADER_SIZE, MIN_FILE_SIZE, TRAILER_SIZE, Header, Trailer
-from sqlitecluster.units import LIMITS
+from sqlitecluster.units import LIMITS, lock_page
 
 _PAGE: Final = struct.Struct(">IHI")
 _Frame = tuple[int, int, bytes, bytes | None]  # pgno, -source, page, LZ4 block
@@ -67,13 +67,23 @@ def compact(sources: Sequence[Decoder], write: Callable[[bytes], object]) -> tup
     header = _merged_header(headers)
     limits = _limits(headers)
     encoder = Encoder(write, header)
-    last = 0
+    last, grown = 0, [0] * len(headers)
     for pgno, minus, page, block in heapq.merge(*(_frames(i, source) for i, source in enumerate(sources))):
+        grown[-minus] += minus < 0 and pgno > headers[-minus - 1].commit
         if pgno != last:
             last = pgno  # the newest source comes first among equal page numbers
             if pgno <= limits[-minus]:
                 encoder.page(pgno, page, block=block)
+    _check_grown(headers, grown)
     return header, encoder.close(sources[-1].trailer.post_apply if header.is_tracked else 0)
+
+
+def _check_grown(headers: Sequence[Header], grown: Sequence[int]) -> None:
+    """Each file that made the database longer brought all pages of the new part."""
+    for (before, after), count in zip(pairwise(headers), grown[1:], strict=True):
+        skip = lock_page(after.page_size)
+        if count < after.commit - before.commit - (before.commit < skip <= after.commit):
+            raise LTXError("pages", after.min_txid, f"pages between {before.commit} and {after.commit} are missing")
 
 
 def _frames(source: int, decoder: Decoder) -> Iterator[_Frame]:

@@ -49,7 +49,8 @@ def test_the_newest_copy_of_a_page_wins() -> None:
 
 
 def test_the_result_begins_with_the_first_and_ends_with_the_last() -> None:
-    header, trailer, data = compacted([file(5, 6, {1: page(1)}), file(7, 9, {1: page(2)}, commit=12)])
+    grown = dict.fromkeys((1, 10, 11, 12), page(2))
+    header, trailer, data = compacted([file(5, 6, {1: page(1)}), file(7, 9, grown, commit=12)])
     assert (header.min_txid, header.max_txid, header.commit, header.timestamp_ms) == (5, 9, 12, 9)
     assert (header.pre_apply, trailer.post_apply, header.node_id, header.wal_offset) == (FLAG, FLAG | 9, 0, 0)
     assert (decode(data).header, decode(data).trailer) == (header, trailer)
@@ -61,8 +62,9 @@ def test_pages_beyond_the_final_size_are_dropped() -> None:
 
 
 def test_pages_that_a_shrinking_cut_off_do_not_return_when_the_database_grows() -> None:
-    blobs = [file(5, 5, {9: page(1)}), file(6, 6, {}, commit=4), file(7, 7, {1: page(3)}, commit=9)]
-    assert decode(compacted(blobs)[2]).pages == [(1, page(3))]
+    grown = dict.fromkeys((5, 6, 7, 8, 9), page(3))
+    blobs = [file(5, 5, {4: page(1), 9: page(1)}), file(6, 6, {}, commit=4), file(7, 7, grown, commit=9)]
+    assert decode(compacted(blobs)[2]).pages == [(4, page(1)), *grown.items()]
     assert merge(blobs) == compacted(blobs)[2]
 
 
