@@ -6,7 +6,8 @@ what is there, not by the role alone, so that a data directory may change its ro
     the sidecar wrote the image   its WAL is written back, transactions that the image lacks are
                                   applied again
     programs wrote the image      nothing is touched; after a power cut that took the end of a
-                                  captured WAL, the WAL is written back and the chain applied
+                                  captured WAL, the WAL is written back and the chain applied;
+                                  where the log had every commit first, it counts (``restoring``)
     … and this node is elected    as above; the replicator captures what is there before it follows anybody
     … and this is a replica now   a cut-off transaction is undone, what was never captured goes to
                                   lost+found, the captured part of the WAL is written back
@@ -31,7 +32,7 @@ from sqlitecluster import failpoints
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replication.position import Position
-from sqlitecluster.store import image, trash
+from sqlitecluster.store import image, restoring, trash
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.node import NodeStore
 from sqlitecluster.store.spool import list_spools
@@ -58,6 +59,7 @@ def prepare_node(config: NodeConfig) -> None:
                 prepare_database(store, name, is_replica=is_replica, takes_over=takes_over)
             except (SQLiteClusterError, OSError, sqlite3.Error) as error:
                 log.error("%s: recovery failed, the database is left as it is: %s", name, error)
+        restoring.note(store, logged_first=config.replication.holds_back)
     finally:
         store.close()
 
@@ -79,7 +81,7 @@ def prepare_database(store: NodeStore, name: str, *, is_replica: bool, takes_ove
             database.set_wal_mark(0, 0, 0, 0)
     elif is_replica and not takes_over and database.owner == OWNER_PROGRAMS:
         _take_from_programs(store, database)
-    elif database.after_power_cut:
+    elif database.after_power_cut and not (restoring.was_logged_first(store) and restoring.restore(store, database)):
         _roll_forward(store, database)
     database.recovered()
 
