@@ -1,7 +1,8 @@
 """Calls of the disk that fail: the n-th, once or from then on, with every error; and disks that are full.
 
 store     traces of a store's work (``support.faultwork``), each call of each trace in turn
-full      a real file system of a few MiB that is full (case of its own, needs root)
+capture   commits of a program on a primary (``support.capturefaults``), one fault each
+full      a real file system of a few MiB that is full (needs root)
 
 python -m lanes.ioerrors --count 504
 python -m lanes.ioerrors --only full
@@ -23,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from support.capturefaults import CaptureFaults
 from support.faultwork import ERRORS, Fault, count_calls, injected
 from support.lane import Run, parse, run_lane
 from support.storeoracle import Boot, Wrong
@@ -32,6 +34,8 @@ LANE: Final = "ioerrors"
 FULL_DISKS: Final = 24
 _SHARE_FULL: Final = 126
 """Of so many, one is a full disk: 24 of 3,024."""
+_SHARE_CAPTURE: Final = 5
+"""Of so many faults, one is in capture."""
 _KINDS: Final = (*ERRORS, "short write")
 _STEPS: Final = {"append": 10, "sync": 4, "cut": 4, "spare": 2, "flush": 1}
 STORE: Final[dict[str, Profile]] = {
@@ -55,6 +59,10 @@ class Lane:
         full = 0 if run.options.only == "store" else max(1, min(FULL_DISKS, run.wanted // _SHARE_FULL))
         if run.options.only == "full":
             full = run.wanted
+        captures = 0 if run.options.only == "store" else (run.wanted - full) // _SHARE_CAPTURE
+        if run.options.only == "capture":
+            full, captures = 0, run.wanted
+        self._captures(captures)
         number = 0
         while run.done + len(run.violations) < run.wanted - full and len(run.violations) < 20:
             self._sweep(number, run.wanted - full)
@@ -97,6 +105,40 @@ class Lane:
 
     def _wrong(self, text: str) -> None:
         self._run.violation(f"{text}; make replay SEED={LANE}:{self._run.seed}")
+
+    # -- capture ----------------------------------------------------------------------
+
+    def _captures(self, wanted: int) -> None:
+        end = self._run.done + wanted
+        number = 0
+        while self._run.done < end and len(self._run.violations) < 20:
+            rng = self._run.rng(f"capture {number}")
+            number += 1
+            with self._place() as folder:
+                try:
+                    self._capture(folder, rng, end)
+                except Wrong as error:
+                    self._wrong(f"capture, program {number}: {error}")
+                except Exception:
+                    self._wrong(f"capture, program {number}:\n{traceback.format_exc()}")
+
+    def _capture(self, folder: Path, rng: random.Random, end: int) -> None:
+        """One program, a dozen faults; what the chain says is compared at the end."""
+        self._boot.number = 1
+        faults = CaptureFaults(folder, rng)
+        came: Counter[str] = Counter()
+        try:
+            for _ in range(24):
+                kind = rng.choice(_KINDS)
+                fault = Fault(rng.randint(1, 8), ERRORS.get(kind, 0), for_ever=rng.random() < 0.4)
+                came[kind] += faults.round(fault)
+                if came.total() >= min(12, end - self._run.done):
+                    break
+            faults.compare(killed=rng.random() < 0.5)
+        finally:
+            faults.close()
+        self._run.count(came.total())
+        self.by_kind["while capturing"] += came.total()
 
     # -- full disks -------------------------------------------------------------------
 
@@ -149,11 +191,11 @@ def main() -> int:
     """The lane."""
 
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "cases: store, full"
+        parser.epilog = "cases: store, capture, full"
 
     run = parse(LANE, "faults", 3024, more)
     if run.options.list:
-        print("store\nfull")
+        print("store\ncapture\nfull")
         return 0
     return run_lane(run, body)
 
