@@ -114,6 +114,10 @@ class AckTable:
         """Replicas, members or not, that hold the newest position of every database."""
         return frozenset(r for r in self._replicas if all(self.holds(r, name) for name in self._expected))
 
+    def counted(self, replicas: frozenset[int]) -> frozenset[int]:
+        """Those of them that count."""
+        return replicas if self._members is None else replicas & self._members
+
     def enough_without(self, replica: int) -> bool:
         """Whether everything stays held by enough members when this one is none any more."""
         others = self.in_sync() - {replica}

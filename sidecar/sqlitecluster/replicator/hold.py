@@ -106,7 +106,7 @@ class HeldCommits:
         content = self._wal.live()
         if content is None or content.generation != self._words[Word.HELD_GEN] or not self._take(content, seq):
             if now - self._since > self._timeout_s:
-                self._refuse(seq)
+                self._give_up(seq)
             return _AGAIN_S
         return 0.0
 
@@ -139,7 +139,7 @@ class HeldCommits:
         if seq != self._seen:
             self._seen, self._since = seq, now
         if now - self._since > self._timeout_s:
-            self._refuse(seq)
+            self._give_up(seq)
         return _AGAIN_S
 
     def _may_begin(self, seq: int, now: float) -> bool:
@@ -158,8 +158,13 @@ class HeldCommits:
             self._db.node.problems.report(_SHORT, text, self._db.name)
             self._quorum.short()
         if waited > self._timeout_s:
-            self._refuse(seq)
+            self._give_up(seq)
         return False
+
+    def _give_up(self, seq: int) -> None:
+        """It was never captured: nothing is in doubt."""
+        self._quorum.results["refused"] += 1
+        self._refuse(seq)
 
     def _refuse(self, seq: int) -> None:
         self._words[Word.HELD_FAILED] = seq
@@ -314,6 +319,7 @@ class HeldCommits:
             db.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, span.generation)
             db.captured(span.generation, at.end)
         self._end_flight()
+        self._quorum.results["committed"] += 1
         db.show_position()
         self._quorum.commit(db.name, flight.txid)
 
@@ -322,6 +328,7 @@ class HeldCommits:
         db = self._db
         log.warning("%s: transaction %016x is taken back: %s", db.name, flight.txid, why)
         self._quorum.withdraw(db.name)
+        self._quorum.results["taken_back"] += 1
         self.flight = None
         try:
             self._publish_old(flight)

@@ -134,12 +134,24 @@ class NodeView:
             "positions": {name: list(position) for name, position in self.positions().items()},
             "databases": [self._database(db) for db in self.databases()],
             "localOnlyFiles": {"count": count, "paths": names},
+            "replication": self._replication(),
             "replicas": [self._replica(stream) for stream in self.streams()],
             "problems": [_problem(p.code, p.database, p.message, p.since_ms) for p in node.problems.all()],
             "pids": facts.pids(config.data_dir),
             "versions": _versions(),
         }
         return value if self.election is None else {**value, "election": self.election.info()}
+
+    def _replication(self) -> dict[str, Any]:
+        """What a commit waits for."""
+        config, quorum = self.node.config.replication, self.node.quorum
+        value: dict[str, Any] = {"mode": config.mode, "localDurability": config.local_durability}
+        if config.is_quorum:
+            value |= {"acks": config.acks, "ackTimeoutMs": round(config.ack_timeout_s * 1000)}
+        if config.is_quorum and self.is_primary:
+            holders = sorted(quorum.in_sync(members_only=True))
+            value |= {"holders": [format_node_id(holder) for holder in holders], "degraded": quorum.is_degraded}
+        return value
 
     def _database(self, db: DatabaseStore) -> dict[str, Any]:
         config = self.node.config
@@ -254,7 +266,19 @@ class NodeView:
             samples += [(name, {"type": kind}, count) for kind, count in sorted(table.items())]
         behind = {stream.peer.name: self._behind(stream) for stream in streams}
         name = f"{_PREFIX}stream_behind_transactions"
-        return samples + [(name, {"replica": replica}, count) for replica, count in sorted(behind.items())]
+        samples += [(name, {"replica": replica}, count) for replica, count in sorted(behind.items())]
+        return samples + self._quorum_samples()
+
+    def _quorum_samples(self) -> list[Sample]:
+        quorum = self.node.quorum
+        if not quorum.holds:
+            return []
+        samples: list[Sample] = [
+            (f"{_PREFIX}held_commits", {}, quorum.waiting),
+            (f"{_PREFIX}acknowledging_replicas", {}, len(quorum.in_sync(members_only=True))),
+        ]
+        name = f"{_PREFIX}held_commits_total"
+        return samples + [(name, {"result": result}, count) for result, count in quorum.results.items()]
 
     def _database_samples(self) -> list[Sample]:
         databases = self.databases()

@@ -58,6 +58,8 @@ class QuorumView:
         self._news: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_degraded = False
+        self.results = {"committed": 0, "taken_back": 0, "refused": 0}
+        """How many held commits came to which end [capture thread]."""
         self.holds = config.holds_back
         """Whether commits are held back."""
         self.on_short: Callable[[], None] = lambda: None
@@ -134,10 +136,16 @@ class QuorumView:
         """Whether commits go on with too few acknowledgements (``durability: Preferred``)."""
         return self._is_degraded
 
-    def in_sync(self) -> frozenset[int]:
-        """Connected replicas that hold everything; members or not."""
+    @property
+    def waiting(self) -> int:
+        """Commits that wait now."""
+        return len(self._held)
+
+    def in_sync(self, *, members_only: bool = False) -> frozenset[int]:
+        """Connected replicas that hold everything."""
         with self._lock:
-            return self._table.in_sync()
+            found = self._table.in_sync()
+            return self._table.counted(found) if members_only else found
 
     def enough_without(self, replica: int) -> bool:
         """Whether all stays acknowledged when this one counts no more."""
