@@ -52,7 +52,7 @@ def obstacle(record: LeaseRecord, answer: PeersAnswered, acks: int) -> str:
         missing = promise.members - {peer.store for peer in voters} - {local.store}
         return (
             f"{promise.needed} of the {len(promise.members)} members must answer before anybody takes over "
-            f"({promise.acks} acknowledged each commit), {count} do; missing: "
+            f"({promise.acks} acknowledged each commit), {count} answer; missing: "
             f"{', '.join(format_node_id(store) for store in sorted(missing))}{_silent(answer)}"
         )
     return _behind(local, voters)

@@ -44,7 +44,7 @@ def why(record: LeaseRecord, answer: m.PeersAnswered, acks: int = 1) -> str:
 
 def test_one_of_three_is_not_enough_and_the_message_says_who_is_missing() -> None:
     text = why(promised(), answers(node(B)))
-    assert "2 of the 3 members" in text and "1 do" in text
+    assert "2 of the 3 members" in text and "1 answer; missing" in text
     assert "000000000000000A, 000000000000000C" in text and "no answer from c-a, c-c" in text
 
 
