@@ -7,11 +7,14 @@ each step and at the end. A seed that fails is a command: ``make replay SEED=sim
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 
 from support import lane
 from support.lane import Run
@@ -38,7 +41,7 @@ def body(run: Run) -> None:
         return
     counts: Counter[str] = Counter()
     modes: Counter[str] = Counter()
-    with multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
+    with _folder(), multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
         for outcome in pool.imap_unordered(one, range(run.seed, run.seed + run.wanted), 2):
             counts += outcome.counts
             modes[outcome.mode] += 1
@@ -48,6 +51,17 @@ def body(run: Run) -> None:
     for mode, seeds in sorted(modes.items()):
         run.say(f"{seeds} seeds {mode}")
     _summary(run, counts)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[None]:
+    """One place for all simulated disks; it goes when the lane ends, however that is."""
+    with tempfile.TemporaryDirectory(prefix="sqlitecluster-sim-", dir=world.in_memory()) as folder:
+        os.environ[world.FOLDER_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[world.FOLDER_VARIABLE]
 
 
 def _replay(run: Run, seed: int) -> None:

@@ -9,6 +9,7 @@ Time is virtual, chance comes from the seed: the same seed gives the same trace,
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -34,6 +35,7 @@ TICK_S = 0.3
 QUIET_S = 40.0
 MAX_S = 400.0
 LAG_S = 10.0
+FOLDER_VARIABLE = "SQLITECLUSTER_SIMULATION_DIR"
 
 
 @dataclass
@@ -286,8 +288,9 @@ class World(Kernel):
             self.oracle.check_chain(node)
 
 
-def _shared_memory() -> Path | None:
-    path = Path("/dev/shm")
+def in_memory() -> Path | None:
+    """A folder that is memory: the one that a lane made, or the system's."""
+    path = Path(os.environ.get(FOLDER_VARIABLE, "/dev/shm"))
     return path if path.is_dir() else None
 
 
@@ -295,7 +298,7 @@ def run(
     seed: int, *, operations: int = 2000, trace: bool = False, change: Callable[[World], None] | None = None
 ) -> Outcome:
     """One seed; ``change`` looks at the world before it begins."""
-    with tempfile.TemporaryDirectory(prefix="sqlitecluster-sim-", dir=_shared_memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="sqlitecluster-sim-", dir=in_memory()) as folder:
         disks: dict[str, SimDisk] = {}
         world = World(seed, Path(folder), operations=operations, trace=trace)
 
