@@ -30,7 +30,8 @@ from support.nemesiscluster import NemesisCluster, NemesisNode
 from support.nemesisfaults import CASES
 
 RATE: Final = 75.0
-RUN_S: Final = 16.0
+RUN_S, LONG_RUN_S, MANY = 14.0, 20.0, 10
+"""Shortest length of a run; the second one where there are many."""
 WRITABLE_MAX_S: Final = 20.0
 LAG_MAX_S: Final = 10.0
 CALM_S: Final = 1.5
@@ -268,7 +269,7 @@ def body(run: Run) -> None:
 
 def _group(run: Run, mode: str, seeds: list[int], figures: Figures) -> list[int]:
     """Do what one cluster can do; returns the seeds that are left."""
-    left = list(seeds)
+    left, undisturbed = list(seeds), False
     folder = run.new_folder("cluster")
     with NemesisCluster(folder, f"{seeds[0]}", run.say, replication={"mode": mode}, logLevel="info") as cluster:
         for seed in seeds:
@@ -279,6 +280,9 @@ def _group(run: Run, mode: str, seeds: list[int], figures: Figures) -> list[int]
                 break
         else:
             check_logs(run, cluster, seeds[0])
+            undisturbed = True
+    if undisturbed and cluster.left:
+        run.violation("not everything ended by itself: " + "; ".join(cluster.left))
     return left
 
 
@@ -307,7 +311,7 @@ def report(run: Run, figures: Figures) -> None:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=RUN_S, help="shortest length of a run")
+    parser.add_argument("--seconds", type=float, default=None, help="shortest length of a run")
     parser.add_argument("--mode", choices=("Async", "Quorum"), help="one mode only")
 
 
@@ -317,6 +321,8 @@ def main() -> int:
     if run.options.list:
         print("\n".join("+".join(case) for case in CASES))
         return 0
+    if run.options.seconds is None:
+        run.options.seconds = LONG_RUN_S if run.wanted > MANY else RUN_S
     return lane.run_lane(run, body)
 
 

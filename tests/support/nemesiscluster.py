@@ -10,6 +10,7 @@ Lease, writing requests for hand-offs, making pods anew) is played by the test.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -82,6 +83,14 @@ class NemesisNode(Node):
         options = f"size={DISK_MIB}m,mode=0700"
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.data)], check=True)
 
+    def clear_runtime(self) -> list[str]:
+        """Remove what it had on the machine's tmpfs; says which files were still there."""
+        digest = hashlib.sha256(str(self.data).encode()).hexdigest()[:16]
+        folder = Path("/dev/shm") / f"sqlitecluster-{digest}"
+        files = [f"left-over {path}" for path in folder.rglob("*") if path.is_file()]
+        shutil.rmtree(folder, ignore_errors=True)
+        return files
+
     def make_pod(self) -> None:
         """Its Pod object, anew when there was one."""
         if self.uid:
@@ -146,6 +155,8 @@ class NemesisCluster:
         self.nodes = [NemesisNode(folder, index, self.api, **options) for index in (1, 2, 3)]
         spaces = [self._control, *(node.space for node in self.nodes)]
         self.net = ChaosNet(spaces, seed, folder / "net.log")
+        self.left: list[str] = []
+        """After the end: what had to be removed by force."""
         self._ids = 0
         self._ended = threading.Event()
 
@@ -170,7 +181,9 @@ class NemesisCluster:
             processes.unmount(node.data)
         self.api.stop()
         self.net.close()
-        processes.clear(self.folder)
+        self.left = processes.clear(self.folder)
+        for node in self.nodes:
+            self.left += node.clear_runtime()
         for space in (self._control, *(node.space for node in self.nodes)):
             space.close()
 
