@@ -206,6 +206,8 @@ def one_cut(series: Series, cluster: Cluster) -> bool:
     pool = [s for s in PROMISES if series.always or PROMISES[s] is not NOTHING]
     settings = rng.sample(pool, PROGRAMS)
     victims = rng.choices([("n1",), ("n2",), ("n1", "n2")], (55, 30, 15))[0]
+    if series.run.options.victims:
+        victims = tuple(series.run.options.victims.split("+"))
     record = series.folder / f"record-{series.cuts}"
     began = time.monotonic()
     if rng.random() < ORDERLY_STOPS:  # words that say "in order" on the disk, and changes after them
@@ -367,6 +369,7 @@ def report(run: Run, story: Story) -> None:
 def options(parser: argparse.ArgumentParser) -> None:
     """Our own switches; ``--only`` names a file system."""
     parser.add_argument("--durability", choices=("SQLite", "Always"), help="only this localDurability")
+    parser.add_argument("--victims", choices=("n1", "n2", "n1+n2"), help="always cut the power of these")
     parser.add_argument("--workers", type=int, default=WORKERS, help="pairs of nodes at a time")
 
 

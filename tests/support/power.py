@@ -34,6 +34,8 @@ from support.node import Node
 FS_IOC_SHUTDOWN: Final = 0x8004587D
 NOLOGFLUSH: Final = 2
 CHECKSUMS_BOOT: Final = 3  # word of the boot id in the file of page checksums
+CLEAN: Final = 2  # word of both files: 1 after an orderly stop
+HEAD_WORDS: Final = 4
 ANOTHER_BOOT: Final = 0x1234567890ABCDEF
 DISK_BYTES: Final = 320 << 20  # XFS wants 300 MiB; sparse
 WRITE_OUT: Final = 7  # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER
@@ -175,7 +177,9 @@ def forget_boot(node: Node) -> None:
     for database in (node.data / "dbs").glob("*"):
         for file, word in ((database / "state", StateWord.BOOT), (database / "checksums", CHECKSUMS_BOOT)):
             with contextlib.suppress(FileNotFoundError), file.open("r+b") as words:
-                if file.stat().st_size >= (word + 1) * 8:
+                head = words.read(HEAD_WORDS * 8)
+                # Words of an orderly stop are sealed, and believed in any boot.
+                if len(head) == HEAD_WORDS * 8 and not struct.unpack_from("<Q", head, CLEAN * 8)[0]:
                     words.seek(word * 8)
                     words.write(struct.pack("<Q", ANOTHER_BOOT))
 
