@@ -44,7 +44,7 @@ def judge(
     good: Mapping[int, bytes],
 ) -> Verdict:
     """Look at suspected pages again; damaged page checksums are put right here."""
-    pages = {pgno: read(pgno) for pgno in suspects if 0 < pgno <= checksums.count}
+    pages = {pgno: read(pgno) for pgno in suspects if checksums.get(pgno)}  # the lock page has none
     have = {pgno: page_checksum(pgno, page) for pgno, page in pages.items()}
     bad = {pgno: seen for pgno, seen in have.items() if seen != checksums.get(pgno)}
     verdict = Verdict()
