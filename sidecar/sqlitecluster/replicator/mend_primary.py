@@ -10,7 +10,8 @@ Called by ``mending`` in an executor thread.
 
 Rules:
     1. Nothing is judged before everything that programs committed is captured, and a lock keeps
-       more from coming: then page, page checksum and position belong together.
+       more from coming: then page, page checksum and position belong together. A commit that is in
+       flight is in the checksums but not in the image, and may be taken back: nothing is judged then.
     2. What the disk has counts, not what the kernel cached: pages are read from the backing file
        and written through the mount.
     3. A lock that is not free within ``LOCK_S`` means: again later.
@@ -121,7 +122,15 @@ class _Mending:
         return found
 
     def _judge(self, read: object, suspects: Sequence[int], good: Mapping[int, bytes]) -> Verdict:
-        return judge(self._store.checksums, self._store.position, read, suspects, good)  # type: ignore[arg-type]
+        self._check_settled()
+        found = judge(self._store.checksums, self._store.position, read, suspects, good)  # type: ignore[arg-type]
+        self._check_settled()
+        return found
+
+    def _check_settled(self) -> None:
+        """While a commit waits for acknowledgements the page checksums are ahead of the image, which may stay."""
+        if self._store.in_flight:
+            raise LockTimeout(f"{self._name}: a commit waits for acknowledgements")
 
     def _check_captured(self) -> None:
         slot = self._node.state.find(self._name)
