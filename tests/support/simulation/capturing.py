@@ -18,7 +18,8 @@ from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from support.simulation.content import Content
 from support.simulation.kernel import namespace, words
 from support.simulation.pagestream import PAGE_SIZE, recording
-from support.simulation.waldata import NodeWal
+from support.simulation.programs import Program
+from support.simulation.waldata import LONG_WAL, Commit, NodeWal
 
 if TYPE_CHECKING:
     from support.simulation.node import Node
@@ -50,6 +51,8 @@ class Capturing:
             on_transaction=self._logged,
         )
         self._captured = CapturedDatabase(cast(Any, services), 0, node.database)
+
+        self._program: Program | None = None
 
     @property
     def is_holding(self) -> bool:
@@ -95,7 +98,27 @@ class Capturing:
         os.close(fd)
         self._dirty.clear()
         self.capture()
-        wal.restart()
+
+    def prepare(self, wal: NodeWal, content: Content) -> Commit:
+        """The writes of a program's next transaction."""
+        world, long = self.node.world, wal.frames > LONG_WAL and self.node.world.rng.random() < 0.2
+        if not world.real:
+            if long:
+                self._checkpoint(wal)
+                wal.restart()
+            return wal.prepare(content)
+        if long:
+            self.close_program()
+        if self._program is None:
+            self._checkpoint(wal)
+            self._program = Program(self.pages)
+        return wal.written(self._program.run(content, world.rng), content)
+
+    def close_program(self) -> None:
+        """It died, or was told that its commit failed; or it checkpoints by closing and opening."""
+        if self._program is not None:
+            self._program.close()
+            self._program = None
 
     # -- capture ---------------------------------------------------------------------------
 

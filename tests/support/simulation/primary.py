@@ -28,7 +28,7 @@ from support.simulation.capturing import Capturing, put_pages
 from support.simulation.content import Content
 from support.simulation.pagestream import recording
 from support.simulation.streams import NAME, Server
-from support.simulation.waldata import LONG_WAL, Commit, NodeWal
+from support.simulation.waldata import Commit, NodeWal
 
 if TYPE_CHECKING:
     from support.simulation.node import Node
@@ -196,6 +196,7 @@ class Primary(Capturing):
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             waiting.answer("lost")
+        self.close_program()
         if self.wal is not None:
             self.wal.close()
 
@@ -214,10 +215,8 @@ class Primary(Capturing):
         if self.content.index + 1 >= len(recording().shapes):
             answer("full")
             return
-        if wal.frames > LONG_WAL and node.world.rng.random() < 0.2:
-            self._checkpoint(wal)
         content = node.world.know(self.content.after(op))
-        commit = wal.prepare(content)
+        commit = self.prepare(wal, content)
         for offset, data in commit.writes[:-1]:
             wal.write(offset, data)
         offset, data = commit.writes[-1]
@@ -232,6 +231,7 @@ class Primary(Capturing):
         if wal.tracker.end != commit.end:
             node.world.violation(f"{node.name}: the mount does not see the end of {content}")
         if node.world.rng.random() < 0.004:
+            self.close_program()
             answer("failed")  # the program dies before SQLite publishes: the next writer overwrites it
             return
         self._publish(commit)
@@ -301,6 +301,7 @@ class Primary(Capturing):
     def _fail(self, _why: str, *, compensate: bool = True) -> None:
         """EIO for the held commit; its bytes are never written."""
         waiting, self.waiting = self.waiting, None
+        self.close_program()
         if waiting is None:
             return
         wal = self.wal

@@ -74,18 +74,21 @@ class NodeWal:
         """Whether nothing published waits for the capture."""
         return self.cursor is None or self.cursor.end >= self.published
 
-    def restart(self) -> None:
+    def restart(self, header: wal.WALHeader | None = None) -> None:
         """A writer begins the log anew: next salts, header at offset 0. Everything is captured and written back."""
-        rng, old = self.node.world.rng, self.header
-        salt1 = (old.salt1 + 1) & 0xFFFF_FFFF if old is not None else rng.getrandbits(32)
-        sequence = old.sequence + 1 if old is not None else 0
-        self.header = wal.WALHeader(page_size=PAGE_SIZE, salt1=salt1, salt2=rng.getrandbits(32), sequence=sequence)
+        self.header = header or self._next_header()
         raw = self.header.pack()
         self.node.disk.pwritev(self.fd, (raw,), 0)
         self.tracker.restart(raw)
         self.generation += 1
         self.cursor = Cursor.start(self.header)
         self.published, self.seed = wal.HEADER_SIZE, self.header.seed
+
+    def _next_header(self) -> wal.WALHeader:
+        rng, old = self.node.world.rng, self.header
+        salt1 = (old.salt1 + 1) & 0xFFFF_FFFF if old is not None else rng.getrandbits(32)
+        sequence = old.sequence + 1 if old is not None else 0
+        return wal.WALHeader(page_size=PAGE_SIZE, salt1=salt1, salt2=rng.getrandbits(32), sequence=sequence)
 
     def prepare(self, content: Content) -> Commit:
         """The writes of the next transaction."""
@@ -118,6 +121,25 @@ class NodeWal:
         newest = {pgnos[frame]: pages[frame] for frame in sorted(pgnos)}
         end = self.published + shape.frames * FRAME
         return Commit(content, writes, newest, shape.commit, end, sums[shape.frames - 1], self.generation)
+
+    def written(self, calls: list[tuple[int, bytes]], content: Content) -> Commit:
+        """A transaction as SQLite itself wrote it."""
+        if calls[0][0] == 0:
+            self.restart(wal.WALHeader.parse(calls[0][1]))
+            calls = calls[1:]
+        pgnos: dict[int, int] = {}
+        pages: dict[int, bytes] = {}
+        size = 0
+        for offset, data in calls:
+            frame, within = divmod(offset - wal.HEADER_SIZE, FRAME)
+            if within:
+                pages[frame] = data
+            else:
+                pgnos[frame] = int.from_bytes(data[:4], "big")
+                size = int.from_bytes(data[4:8], "big") if frame == max(pgnos) else size
+        newest = {pgnos[frame]: pages[frame] for frame in sorted(pgnos)}
+        end = wal.HEADER_SIZE + (max(pgnos) + 1) * FRAME
+        return Commit(content, calls, newest, size, end, self.seed, self.generation)
 
     def write(self, offset: int, data: bytes) -> Seen:
         """One write reaches the file, seen by the tracker."""

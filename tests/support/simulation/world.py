@@ -63,6 +63,8 @@ class World(Kernel):
         self.quorum = self.acks > 0
         self.full_sync = self.rng.random() < 0.5
         """Programs choose ``synchronous=FULL``."""
+        self.real = seed % 10 == 0
+        """Programs are real SQLite."""
         self.counts: Counter[str] = Counter()
         self.promises: dict[tuple[int, int], int] = {}
         self.empty = Content.empty()
@@ -150,6 +152,7 @@ class World(Kernel):
             node.close()
         self.oracle.close()
         mode = f"Quorum({self.acks}) of {len(self.nodes)}" if self.quorum else f"Async, {len(self.nodes)} nodes"
+        mode += ", real SQLite" * self.real
         return Outcome(self.seed, self.violations, self.digest, mode, self.counts, self.lines)
 
     def _tick(self, node: Node) -> None:
