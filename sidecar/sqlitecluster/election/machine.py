@@ -172,6 +172,7 @@ class Elector(Promising, Giving, Taking, Agreeing):
     def _on_read(self, event: LeaseRead) -> None:
         if not event.watched:
             self._busy, self._must_read, self._next = False, False, event.sent.plus(self._retry_ns)
+            self._sent = None  # it was refused: while a request is under way nothing is read
         record = event.record
         if record is None:
             self._no_lease(event)

@@ -113,6 +113,27 @@ def test_a_take_over_that_is_under_way_or_may_still_land_is_refused() -> None:
     assert isinstance(ask(bench), Pledge)
 
 
+def outrun() -> Bench:
+    """Its take-over was refused: another one was faster."""
+    bench = candidate()
+    bench.tick(13.5)
+    bench.read(lease(OTHER, 3))
+    bench.peers()
+    assert bench.has(m.PutLease)
+    bench.step(m.LeaseConflict(bench.now))
+    assert ask(bench, epoch=9) == "it is about to take over"
+    bench.read(lease(THIRD, 4, resource_version="78"))
+    return bench
+
+
+def test_who_lost_the_race_for_a_lease_agrees_to_the_winner() -> None:
+    assert isinstance(ask(outrun(), THIRD, 4), Pledge)
+
+
+def test_who_lost_the_race_for_a_lease_can_stop_at_once() -> None:
+    assert outrun().step(m.Terminate(START)) == [m.Released()]
+
+
 def test_a_primary_does_not_agree_to_another_one() -> None:
     bench = Bench()
     bench.lead()
