@@ -57,6 +57,8 @@ class ChecksumArray:
             cells[_Head.MAGIC] = _MAGIC
         elif cells[_Head.MAGIC] != _MAGIC:
             raise CorruptStore(f"{path}: not a file of page checksums")
+        if not self.trusted:  # entries beyond ``count`` are 0; a power cut may have kept one and lost the other
+            self._file.array[_Head.WORDS + self.count :] = 0
         self._lock_page = lock_page(self.page_size) if self.page_size else 0
 
     @property
