@@ -1,7 +1,8 @@
 """Lane ``docs``: what the documentation shows is true.
 
 The console example of the README is run as a reader would type it, and its output
-compared; every `sqlitecluster` command line in the documents must be one that the
+compared; so is the example of operations.md with a lost tail, on nodes whose histories were torn apart;
+every `sqlitecluster` command line in the documents must be one that the
 program accepts, every `make` target must exist, every YAML example must be a legal
 configuration or SQLiteCluster, every relative link must lead somewhere. Counts documents and the example.
 ``lanes.kube_docs`` types the kubectl lines.
@@ -13,6 +14,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +27,8 @@ from sqlitecluster.config import load
 from sqlitecluster.errors import ConfigError
 from sqlitecluster_operator.api import validate
 from support import lane, ports, processes
+from support.clients import run_sql
+from support.cluster import Cluster
 from support.lane import Run
 
 ROOT = processes.root()
@@ -135,6 +139,61 @@ def run_example(run: Run) -> None:
     run.count()
 
 
+def run_lost_example(run: Run) -> None:
+    """Type what operations.md does with a tail in lost+found."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    found = re.search(r"^```\n(\$ sqlitecluster lost list.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, "operations.md has no example of a lost tail any more"
+    folder = run.new_folder("lost")
+    with run.cluster("lost-example") as cluster:
+        _tear_apart(cluster, folder)
+        wanted = processes.wait_until(lambda: "TailKept" in str(cluster.replica.info()), limit_s=LIMIT_S)
+        assert wanted, "no tail was kept; the example shows nothing"
+        known = {"/var/lib/sqlitecluster": str(cluster.replica.data)}
+        for command, expected in steps(found[1]):
+            typed = re.sub(r"^sqlitecluster ", shlex.join(processes.cli()) + " ", command)
+            for shown, real in known.items():
+                typed = typed.replace(shown, real)
+            done = subprocess.run(
+                ["bash", "-c", typed], cwd=folder, capture_output=True, text=True, env=processes.environment()
+            )
+            got = done.stdout + done.stderr
+            if done.returncode or (expected and _shape(got) != _shape(expected)):
+                run.violation(f"operations.md: `{command}` gave {got!r}, the page says {expected!r}")
+                return
+            if " lost list" in command:
+                known[expected.splitlines()[1].split()[0]] = got.splitlines()[1].split()[0]
+    run.count()
+
+
+def _tear_apart(cluster: Cluster, folder: Path) -> None:
+    """Give the replica transactions that the primary never had: the primary is set back and goes on alone."""
+    database = cluster.primary.mount / "app.db"
+    run_sql(database, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)", journal="WAL")
+    for n in range(7):
+        run_sql(database, f"INSERT INTO t(v) VALUES('both {n}')")
+    cluster.wait_synced("app.db")
+    assert cluster.primary.stop()
+    shutil.copytree(cluster.primary.data, folder / "before")
+    cluster.primary.start()
+    run_sql(database, "INSERT INTO t(v) VALUES('alone')")
+    cluster.wait_synced("app.db")
+    assert cluster.replica.stop()
+    assert cluster.primary.stop()
+    shutil.rmtree(cluster.primary.data)
+    shutil.copytree(folder / "before", cluster.primary.data)
+    cluster.primary.start()
+    run_sql(database, "INSERT INTO t(v) VALUES('another')")
+    cluster.replica.start()
+
+
+def _shape(text: str) -> str:
+    """A text without what differs each time: moments, sizes, checksums, blanks between columns."""
+    text = re.sub(r"\d{8}T\d{6}\S*|\d{4}-\d\d-\d\dT[\d:]+Z", "T", text)
+    text = re.sub(r"[0-9a-f]{16}", "X", re.sub(r"[\d.]+ (?:B|[KMGT]iB)|\d+ files", "N", text))
+    return re.sub(r"\b[0-9a-f]+-[0-9a-f]+\b", "SPAN", re.sub(r"[ -]{2,}", " ", text))
+
+
 def _wait_output(log: Path, expected: str) -> str:
     processes.wait_until(lambda: expected in log.read_text(), limit_s=LIMIT_S)
     return expected if expected in log.read_text() else log.read_text()
@@ -154,8 +213,9 @@ def _type(command: str, expected: str) -> str:
 def body(run: Run) -> None:
     """The example, then the documents."""
     found = documents()
-    run.wanted = len(found) + 1
+    run.wanted = len(found) + 2
     run_example(run)
+    run_lost_example(run)
     for path in found:
         wrong = check_document(path)
         for text in wrong:
