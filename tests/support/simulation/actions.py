@@ -95,9 +95,8 @@ class Actions:
                     found = LeaseRecord.from_object(self.objects.get(*LEASE))
                 else:
                     found = LeaseRecord.from_object(self.objects.put(*LEASE, value))
-                    world.say(
-                        f"{node.name} writes the Lease: {found.holder} {found.epoch} {sorted(found.promise.members)}"
-                    )
+                    members, acks = len(found.promise.members), found.promise.acks
+                    world.say(f"{node.name} writes the Lease: {found.holder} {found.epoch} {members} {acks}")
             except Refused:
                 found = None
             if not self.reaches(node):

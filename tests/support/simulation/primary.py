@@ -61,6 +61,8 @@ class Primary(Capturing):
         self._committed = ZERO
         self.waiting: Waiting | None = None
         self.table = AckTable(0)
+        self._members: frozenset[int] | None = frozenset() if node.world.quorum else None
+        """Told by the elector, before it says that this node is the primary."""
         self._opening = False
 
     # -- the role --------------------------------------------------------------------------
@@ -88,6 +90,7 @@ class Primary(Capturing):
             node.unfollow()
             self.take_over()
         self.table = AckTable(node.world.acks)
+        self.table.set_members(self._members)
         self.active, self._opening = True, True
         if node.database.position.is_zero:
             self._create()
@@ -126,6 +129,7 @@ class Primary(Capturing):
 
     def members(self, members: frozenset[int]) -> None:
         """Whose acknowledgements count."""
+        self._members = members
         self.table.set_members(members)
         if self.waiting is not None:
             self._hold(self.waiting)
