@@ -232,10 +232,13 @@ class ReplicaStream:
         for name in names:
             if transport is None or transport.is_closing() or transport.get_write_buffer_size():
                 return
+            news = self._news(name)  # first: what follows may need the file that it makes visible
             frame = self.lanes[name].step_now(_AT_ONCE_BYTES)
             if frame is not None:
                 self._hub.counters.sent("TX", len(frame))
-                self._write_at_once(frame + self._news(name))
+                self._write_at_once(news + frame + self._news(name))
+            elif news:
+                self._write_at_once(news)
 
     def committed(self, names: set[str]) -> None:
         """Tell the replica what it may show, unless a transaction that was sent meanwhile has told it."""
@@ -355,6 +358,7 @@ class ReplicaStream:
         parts += [self._news(name) for name in untold]
         for name in names:
             lane = self.lanes[name]
+            parts.append(self._news(name))
             frame = await lane.step()
             if frame is None:
                 parts.append(self._news(name))
