@@ -103,6 +103,8 @@ class Calls:
 
     def _below(self, path: Any) -> str | None:
         text = os.fspath(path)
+        if text == self._root[:-1]:
+            return ""
         return text[len(self._root) :] if isinstance(text, str) and text.startswith(self._root) else None
 
     def _of(self, fd: int) -> str | None:

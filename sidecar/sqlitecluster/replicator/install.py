@@ -87,7 +87,9 @@ class Image:
                 yield first, data + bytes(count * self.page_size - len(data))
 
     def discard(self) -> None:
+        """Remove it, for good: found again later, it would take the place of newer transactions."""
         self.path.unlink(missing_ok=True)
+        _sync_folder(self.path.parent)
 
 
 def from_ltx(file: LTXFile, folder: Path) -> Install:
