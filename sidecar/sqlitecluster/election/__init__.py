@@ -6,6 +6,7 @@
     observation  what was seen of the Lease, and when it may be taken
     candidacy    who of several should take it
     transfer     a hand-off
+    holding      going on without the API server, by agreement of all candidates
 
 No I/O, no clock: moments come with the events.
 """
