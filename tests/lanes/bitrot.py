@@ -6,6 +6,7 @@ had the database open all the time, read every row as it was written. A writer r
 first flip to the last and loses nothing; at the end all nodes are byte-identical.
 
     page       of a database in WAL or in DELETE mode, on a replica or on the primary
+    live       an old page of the database that is written all the time; `sqlitecluster verify` finds it
     checksums  an entry of the page checksums
     ltx        a stored LTX file, of any level
     log        the node's log; then the replicator is killed and reads it
@@ -41,7 +42,8 @@ MEND_LIMIT_S = 40.0
 OPTIONS = {"verifyIntervalS": 0.02, "scrubIntervalS": 1.0, "logLevel": "info"}
 ORDER = (
     "page-primary", "page-replica", "ltx-replica", "checksums-replica", "page-primary", "ltx-primary", "page-replica",
-    "checksums-primary", "state-replica", "page-primary", "ltx-replica", "page-replica", "log-replica",
+    "checksums-primary", "live-primary", "state-replica", "page-primary", "ltx-replica", "live-replica", "page-replica",
+    "log-replica",
 )  # fmt: skip
 """One round of kinds; within it databases, files and bits are random."""
 
@@ -109,6 +111,8 @@ class Scene:
             made = self._state(node, name)
         elif kind == "log":
             made = self._log(node)
+        elif kind == "live":
+            made = self._live(node)
         else:
             made = self._running(kind, node, name)
         if made is None:
@@ -152,6 +156,16 @@ class Scene:
         node.start()
         aside = len(list((node.data / "lost+found").glob(f"*-{name}-damaged-state*")))
         assert aside == before + 1, f"{made}: not found at the start\n{node.log_tail()}"
+        return made
+
+    def _live(self, node: Node) -> Flip | None:
+        """Under the writer's hands, and looked for on demand."""
+        before = flips.repaired(node, "page", LIVE)
+        made = flips.in_old_page(self.rng, node, LIVE)
+        if made is not None:
+            done = node.cli("verify", LIVE, "-o", "json", "--url", node.api)
+            assert done.returncode == 0, f"{made}: {done.stdout}{done.stderr}"
+            self.superseded += flips.repaired(node, "page", LIVE) == before  # its log has a newer version
         return made
 
     def _log(self, node: Node) -> Flip | None:
@@ -240,11 +254,13 @@ def _check_stored(node: Node) -> None:
 
 def body(run: Run) -> None:
     """Flip after flip."""
+    run.say(f"repeat with: python -m lanes.bitrot --seed {run.seed} --count {run.wanted}")
     with scene(run) as made:
         turn = 0
         while run.done < run.wanted:
             what = run.options.only or ORDER[turn % len(ORDER)]
             turn += 1
+            run.say(f"{run.done + 1}: {what}")
             if made.flip(what):
                 run.count()
             assert turn < 4 * run.wanted + 20, "too little could be flipped"

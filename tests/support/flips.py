@@ -53,6 +53,15 @@ def in_page(rng: random.Random, node: Node, name: str) -> Flip:
     return _done(Flip(node, "page", name, path, rng.randrange(path.stat().st_size), rng.randrange(8)))
 
 
+def in_old_page(rng: random.Random, node: Node, name: str) -> Flip | None:
+    """In the older half of a database that grows: pages that its writer does not touch any more."""
+    path = images.backing(node, name)
+    pages = path.stat().st_size // PAGE
+    if pages < 12:
+        return None
+    return _done(Flip(node, "live", name, path, rng.randrange(3 * PAGE, pages // 2 * PAGE), rng.randrange(8)))
+
+
 def in_checksums(rng: random.Random, node: Node, name: str) -> Flip:
     """The checksum of some page."""
     path, pages = images.backing(node, name, "checksums"), images.backing(node, name).stat().st_size // PAGE
