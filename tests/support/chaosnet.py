@@ -158,6 +158,7 @@ class ChaosNet:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, text=True,
                 env=processes.environment(), pass_fds=tuple(tuns.values()), start_new_session=True,
             )  # fmt: skip
+        self.set([])  # it runs now
 
     def set(self, changes: Iterable[tuple[str, str, Link]]) -> None:
         """Change directions, given as (from, to, link)."""
