@@ -190,6 +190,7 @@ class Bound(Troubled):
         in_sync = frozenset(store for store, tx in path.acks.items() if tx is head)
         members = record.promise.members if record else frozenset()
         counting = (in_sync & path.members) - {node.store}
+        enough = len(counting) >= self.acks
         spare = frozenset(s for s in members if path.degraded or len(counting - {s}) >= self.acks)
         pods = frozenset(n.store for n in self.nodes if n.name in self.listed)
         gone = frozenset(s for s in members - pods if self.time - self.gone_at.get(s, self.time) >= GONE_S)
@@ -199,7 +200,7 @@ class Bound(Troubled):
             self.replicate(node)
             self.settle(node)
             self.bursting = False
-        return m.DataPath(in_sync, spare, pods, gone, now, short)
+        return m.DataPath(in_sync, spare, pods, gone, now, enough, short)
 
     def running(self, node: Node) -> bool:
         return node.alive and self.time >= node.paused_until

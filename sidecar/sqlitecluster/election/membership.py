@@ -66,13 +66,13 @@ def next_promise(promise: Promise, wanted: Wanted, path: DataPath, *, short: boo
     if wanted.acks <= 0 or not wanted.store:
         return None
     enough = len((path.in_sync & promise.members) - {wanted.store}) >= wanted.acks
-    if wanted.preferred and short and not enough and promise.degraded_ns is None:
+    if wanted.preferred and short and not path.enough and promise.degraded_ns is None:
         return replace(promise, degraded_ns=real_ns // 1000 * 1000)
     if new := sorted((path.in_sync & path.pods) - promise.members):
         return replace(promise, members=promise.members | {new[0]})
     if enough and promise.acks < wanted.acks:
         return replace(promise, acks=wanted.acks)
-    if enough and promise.degraded_ns is not None:
+    if path.enough and promise.degraded_ns is not None:
         return replace(promise, degraded_ns=None)
     return _without(promise, wanted, path)
 

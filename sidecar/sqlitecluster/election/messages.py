@@ -200,6 +200,8 @@ class DataPath:
     gone: frozenset[int]
     """Members' that no pod has any more, for a while."""
     now: Instant
+    enough: bool = False
+    """So many that count hold everything as commits ask for, zones considered."""
     short: bool = False
     """A commit waits for acknowledgements that may not come."""
 

@@ -45,6 +45,9 @@ class QuorumView(Protocol):
     def enough_without(self, replica: int, /) -> bool:
         """Whether everything stays acknowledged by enough members without this one."""
 
+    def has_enough(self) -> bool:
+        """Whether the configured number of those that count holds everything."""
+
     def set_members(self, members: frozenset[int] | None, /) -> None:
         """Whose acknowledgements count."""
 
@@ -85,7 +88,7 @@ class Members:
         spare = frozenset(store for store in gone if self._view.enough_without(store))
         if in_sync - pods:
             self._soon.set()
-        return DataPath(in_sync, spare, pods, gone, now, short)
+        return DataPath(in_sync, spare, pods, gone, now, self._view.has_enough(), short)
 
     def set(self, action: SetMembers) -> None:
         """What counts from now on."""

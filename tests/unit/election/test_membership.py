@@ -25,7 +25,8 @@ def promise(acks: int, *members: int, **more: Any) -> Promise:
 
 def path(*in_sync: int, **more: Any) -> m.DataPath:
     values: dict[str, Any] = {"spare": frozenset(), "pods": frozenset({A, B, C, D}), "gone": frozenset(), "now": START}
-    return m.DataPath(in_sync=frozenset(in_sync), **(values | {k: frozenset(v) for k, v in more.items()}))
+    values |= {key: frozenset(stores) for key, stores in more.items()}
+    return m.DataPath(in_sync=frozenset(in_sync), enough=bool(in_sync), **values)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,13 @@ def test_only_what_every_possible_lease_says_counts() -> None:
     assert in_force([thin, small], PREFERRED)[1] is False
     assert in_force([thin, thin], PREFERRED)[1] is True
     assert in_force([thin, thin], ONE)[1] is False
+
+
+def test_a_zone_that_is_missing_keeps_a_lease_degraded() -> None:
+    seen = replace(path(B), enough=False)
+    before = promise(1, A, B)
+    assert next_promise(before, PREFERRED, seen, short=True, real_ns=NOW_NS) == replace(before, degraded_ns=NOW_NS)
+    assert next_promise(replace(before, degraded_ns=5000), PREFERRED, seen, short=False, real_ns=NOW_NS) is None
 
 
 # -- the elector -----------------------------------------------------------------------
