@@ -165,7 +165,7 @@ def body(run: Run) -> None:
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
-        run.wanted = 0  # no series begins any more
+        begun = run.wanted  # no series begins any more
         raise
     report(run, story)
 
@@ -324,7 +324,10 @@ def judge(
     names = [name_of(setting) for setting in settings]
     problems = powerjudge.compare(cluster, names, series.folder / "compare")
     problems += powerjudge.accounted(cluster, seen)
-    problems += [f"{n.name} {name}: gap: {gap}" for n in cluster.nodes for name in names if (gap := chain_gap(n, name))]
+    for node, name in ((node, name) for node in cluster.nodes for name in names):
+        gap = chain_gap(node, name)
+        if gap and not powerjudge.was_sent_whole(node, name):
+            problems.append(f"{node.name} {name}: gap: {gap}")
     for problem in problems:
         series.violation(problem, cluster)
     series.timed("compare", began)
@@ -356,9 +359,8 @@ def finish(series: Series, cluster: Cluster) -> None:
     if not all(stopped):
         series.violation("the nodes did not stop cleanly", cluster)
     for node in cluster.nodes:
-        done = node.cli("ltx", "verify", "--config", str(node.config_file))
-        if done.returncode:
-            series.violation(f"{node.name}: ltx verify: {done.stdout[-800:]}{done.stderr[-400:]}", cluster)
+        for problem in powerjudge.damaged_files(node):
+            series.violation(problem, cluster)
     series.timed("stop", began)
 
 

@@ -72,6 +72,25 @@ def accounted(cluster: Cluster, seen: dict[str, Seen]) -> list[str]:
     return problems
 
 
+def was_sent_whole(node: Node, name: str) -> bool:
+    """Whether a node got a snapshot of a database: older files of its chain then stay without a successor."""
+    return f"{name}: receiving a snapshot" in node.log.read_text(errors="replace")
+
+
+def damaged_files(node: Node) -> list[str]:
+    """What the product's own command finds wrong with the stored files of a node that is stopped."""
+    done = node.cli("ltx", "verify", "--config", str(node.config_file), "-o", "json")
+    try:
+        errors = json.loads(done.stdout)["errors"]
+    except (ValueError, KeyError):
+        return [f"{node.name}: ltx verify: {done.stdout[-400:]}{done.stderr[-400:]}"]
+    return [
+        f"{node.name}: ltx verify: {error}"
+        for error in errors
+        if "are missing" not in error["message"] or not was_sent_whole(node, error["database"])
+    ]
+
+
 def passes(node: Node, name: str, had: Seen) -> bool:
     """Whether the node's history still goes through a position: the primary undid it in the open."""
     at = node.position(name)
@@ -103,7 +122,8 @@ def _difference(cluster: Cluster, name: str, scratch: Path) -> str:
         return f"cannot be read: {error}"
     differs = images.first_difference(left, right)
     if differs:
-        return f"primary and replica differ: {differs}"
+        shown = {n.name: (n.position(name), read_state(n.mount / name, check=False).newest) for n in cluster.nodes}
+        return f"primary and replica differ: {differs}; position and newest transaction, as programs see it: {shown}"
     checksum = f"{image_checksum(image, DatabaseHeader.parse(image).page_size):016x}"
     if at is None or at[1] != checksum:
         return f"position {at}, but the checksum of the image is {checksum}"
