@@ -35,7 +35,7 @@ from support.storetrace import NODE_ID, PROFILES, Base, Note, Profile, Work
 from support.syscalls import Calls
 
 LANE: Final = "crashstates"
-TRACES: Final = 60
+TRACES: Final = 66
 _LARGE: Final = 6000
 """Bytes from which a transaction goes past the log, in profile ``large``."""
 _NESTED: Final = 0.1
@@ -56,8 +56,9 @@ def record(folder: Path, profile: Profile, rng: random.Random, boot: Boot) -> Tr
     (folder / "node-id").write_text(f"{NODE_ID}\n")
     recorder = Recorder(folder)
     recorder.note(None)
-    with Calls(folder, recorder), _large(profile):
+    with Calls(folder, recorder) as calls, _large(profile):
         work = Work(folder, recorder, rng, profile)
+        work.calls = calls
         work.run()
         recorder.note(None)
     work.end()

@@ -30,6 +30,7 @@ from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.node import NodeStore
 from support.crashdisk import Recorder
 from support.store_model import ManualClock, Model
+from support.syscalls import Calls
 
 SEGMENT: Final = 16 << 10
 """Bytes: small, so that traces see many segments."""
@@ -64,7 +65,14 @@ class Base:
 
     @property
     def newest(self) -> int:
-        return len(self.points) - 1
+        """The point where the store is now."""
+        at = self.model.store.position
+        return next(index for index in range(len(self.points) - 1, -1, -1) if self.points[index].position == at)
+
+    def take_over(self) -> None:
+        """The model is where the store is: what was attempted and did not happen is forgotten."""
+        point = self.points[self.newest]
+        self.model.pages, self.model.page_size = dict(point.pages), point.page_size
 
 
 Step = Callable[["Work"], None]
@@ -88,6 +96,8 @@ class Work:
         self._recorder = recorder
         self.clock = ManualClock()
         self.store = self._opened()
+        self.calls: Calls | None = None
+        """For steps that die in the middle."""
         self.bases: dict[str, Base] = {}
         for n in range(profile.databases):
             self._new_base(f"db{n}.sqlite")
@@ -124,7 +134,7 @@ class Work:
 
     def _attempt(self, base: Base, position: Position) -> None:
         base.points.append(Point(position, dict(base.model.pages), base.model.page_size))
-        self.note("attempted", base, base.newest)
+        self.note("attempted", base, len(base.points) - 1)
 
     def _changes(self, base: Base) -> tuple[dict[int, bytes], int | None]:
         rng, model = self.rng, base.model
@@ -157,7 +167,8 @@ class Work:
         try:
             base.model.store.append_file(path, header, post)
         finally:
-            path.unlink(missing_ok=True)
+            if self.calls is None or self.calls.fault is None:
+                path.unlink(missing_ok=True)
         self.note("promised", base, base.newest)
         checksums = base.model.store.checksums
         if checksums.page_size != header.page_size:
@@ -276,10 +287,34 @@ class Work:
             segment.close()
         self._reopen()
 
+    def die(self, base: Base) -> None:
+        """The process is killed in the middle of something."""
+        if self.calls is None:
+            return
+        left = self.rng.randint(1, 9)
+
+        def fault(_call: str, _path: str) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise Killed
+
+        self.calls.fault = fault
+        try:
+            getattr(self, self.rng.choice(("append", "cut", "cut", "files", "append_file")))(base)
+        except Killed:
+            pass
+        finally:
+            self.calls.fault = None
+        self.kill(base)
+
     def _reopen(self) -> None:
+        """What is found now is durable: a new process tells others of it."""
         self.store = self._opened()
         for each in self.bases.values():
             each.model.store = self.store.open(each.name)
+            each.take_over()
+            self.note("promised", each, each.newest)
 
     def end(self) -> None:
         """Give descriptors back; nothing is written."""
@@ -295,6 +330,10 @@ def _reach(db: DatabaseStore) -> int:
     while found := [low for low, high in spans if low <= at <= high]:
         at = min(found) - 1
     return at
+
+
+class Killed(BaseException):
+    """Nothing is done any more."""
 
 
 def put(path: Path, data: bytes, *, sync: bool = False) -> None:
@@ -316,6 +355,7 @@ PROFILES: Final[dict[str, Profile]] = {
     "retention": Profile(_USUAL | {"files": 2, "join": 2, "retain": 4}, count=20),
     "large": Profile(_USUAL | {"append_file": 5}),
     "restarts": Profile(_USUAL | {"close": 2, "kill": 2, "retain": 1}, databases=2),
+    "deaths": Profile(_USUAL | {"die": 8}, count=24),
     "installs": Profile(_USUAL | {"install": 3, "kill": 1}, count=20),
     "histories": Profile(_USUAL | {"install": 1, "diverge": 3, "close": 1}, count=20),
     "replica": Profile(_USUAL | {"show": 4, "retain": 1, "close": 1}, replica=True),
