@@ -253,17 +253,19 @@ def _check_stored(node: Node) -> None:
 
 
 def body(run: Run) -> None:
-    """Flip after flip."""
-    run.say(f"repeat with: python -m lanes.bitrot --seed {run.seed} --count {run.wanted}")
+    """Flip after flip; each has a seed of its own, so that one can be repeated alone."""
     with scene(run) as made:
-        turn = 0
-        while run.done < run.wanted:
-            what = run.options.only or ORDER[turn % len(ORDER)]
-            turn += 1
-            run.say(f"{run.done + 1}: {what}")
-            if made.flip(what):
-                run.count()
-            assert turn < 4 * run.wanted + 20, "too little could be flipped"
+        for number in range(run.seed, run.seed + 4 * run.wanted + 20):
+            if run.done >= run.wanted:
+                return
+            what = run.options.only or ORDER[number % len(ORDER)]
+            made.rng = random.Random(number)
+            run.say(f"{run.done + 1}: {what}, seed {number}")
+            try:
+                run.count(made.flip(what))
+            except AssertionError as error:
+                raise AssertionError(f"{error}\nrepeat with: make replay SEED=bitrot:{number}") from error
+        raise AssertionError("too little could be flipped")
 
 
 def main() -> int:
