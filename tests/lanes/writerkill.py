@@ -298,6 +298,7 @@ def body(run: Run) -> None:
     modes = [mode for mode in modes if run.options.mode in (None, mode)]
     cases = plan(run)
     done: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
     for turn in range(1 << 30):
         if run.done >= run.wanted or len(run.violations) > 5:
             break
@@ -306,7 +307,8 @@ def body(run: Run) -> None:
         before = len(run.violations)
         with run.cluster(mode, 3 if mode == "Quorum" else 2, holdCpusAwake=False, **options) as cluster:
             while run.done < run.wanted and len(run.violations) == before:
-                point, after = cases[run.done // len(modes) % len(cases)]
+                point, after = cases[taken[mode] % len(cases)]
+                taken[mode] += 1
                 began = time.monotonic()
                 one_kill(run, cluster, point, after, run.done)
                 if len(run.violations) > before:
