@@ -41,6 +41,7 @@ class Database:
     __slots__ = (
         "context",
         "dirty",
+        "held_fd",
         "journal",
         "journal_active",
         "journal_named",
@@ -63,6 +64,8 @@ class Database:
         self.journal: JournalFile | None = None
         self.wal: WalFile | None = None
         self.shm: ShmFile | None = None
+        self.held_fd = -1
+        """The bytes that are held back; opened when first needed, for the process's life."""
         self.journal_active = False
         self.journal_refused = False  # its commit was not acknowledged: what comes now is its rollback
         self.journal_named = False  # the journal's directory entry is durable

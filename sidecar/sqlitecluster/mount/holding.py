@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -41,11 +42,12 @@ def wal(database: Database, offset: int, data: Data) -> bool:
         OSError: EIO, they may not.
     """
     words = database.words
-    path = database.context.layout.held(database.slot)
-    if _is_waiting(database, HELD_WAL, offset) and _content(path) == data:
+    if database.held_fd < 0:
+        path = database.context.layout.held(database.slot)
+        database.held_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if _is_waiting(database, HELD_WAL, offset) and os.pread(database.held_fd, len(data), 0) == data:
         return _judged(database)
-    with open(path, "wb", buffering=0) as file:
-        file.write(data)
+    os.pwrite(database.held_fd, data, 0)
     _announce(database, HELD_WAL, offset, len(data))
     database.touch()
     return bool(words[Word.HELD_DONE] == words[Word.HELD_SEQ])
@@ -148,11 +150,3 @@ def _judged(database: Database) -> bool:
         over(database)
         database.context.check_fence()
     return True
-
-
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""

@@ -69,6 +69,20 @@ class DatabaseCapture:
         else:
             self.held.resume()
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether the next turn does nothing but look after one small commit that waits."""
+        words = self.words
+        return (
+            (self.held.is_asked or (self.held.flight is not None and self.held.flight.span is not None))
+            and words[Word.SPOOL_SEQ] == words[Word.SPOOL_DONE]
+            and words[Word.GONE_SEQ] == words[Word.GONE_DONE]
+            and not self._may_have_gone()
+            and not (self.db.compare_wanted or self.db.is_new or self.db.is_dropped)
+            and words[Word.RAW_HINT] == words[Word.RAW_HINT_DONE]
+            and self.held.is_small
+        )
+
     def close(self) -> None:
         """Release all descriptors."""
         self.wal.close()

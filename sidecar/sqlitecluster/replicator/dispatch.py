@@ -4,7 +4,8 @@
 lists of what happened since its last look, in order.
 
 Rules:
-    1. At most one wake-up is under way; everything that happens before it runs joins it.
+    1. At most one wake-up is under way; everything that happens before it runs joins it. What
+       happens in the loop itself is delivered at once.
     2. Bounded: beyond ``MAX_BATCH`` waiting entries only the database's newest position
        is kept (streams pull from the store, so they lose nothing; events say it).
 """
@@ -40,6 +41,7 @@ class Dispatcher:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()  # made in the loop
         self._lock = threading.Lock()
         self._waiting: list[Committed] = []
         self._scheduled = False
@@ -60,6 +62,9 @@ class Dispatcher:
             if self._scheduled:
                 return
             self._scheduled = True
+        if threading.get_ident() == self._thread:
+            self._deliver()
+            return
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:

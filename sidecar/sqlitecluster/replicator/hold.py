@@ -51,6 +51,7 @@ _WRITTEN_S: Final = 0.003
 _PUBLISHED_S: Final = 0.002
 """Between two looks for a publication: only replicas' readers wait for it, and the next commit proves it, too."""
 _SHORT: Final = "TooFewReplicas"
+_SMALL_BYTES: Final = 256 << 10
 
 
 @dataclass(slots=True)
@@ -95,6 +96,12 @@ class HeldCommits:
             return False
         flight_seq = self.flight.seq if self.flight is not None else 0
         return bool(seq not in (flight_seq, words[Word.HELD_FAILED], words[Word.HELD_DONE]))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what is to be captured is a few pages."""
+        content = self._wal.content
+        return content is not None and self._words[Word.HELD_AT] <= content.cursor.end + _SMALL_BYTES
 
     # what comes in
 
@@ -216,9 +223,7 @@ class HeldCommits:
             span=span,
             salts=span.cursor.salts if span is not None else (0, 0),
         )
-        self._db.store.sync()
-        self._db.node.failpoint("hold.after-sync")
-        self._quorum.durable(self._db.name)
+        self._quorum.make_durable(self._db.name)
 
     # what becomes of it
 

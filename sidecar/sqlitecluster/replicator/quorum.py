@@ -18,10 +18,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replication.quorum import AckTable
 from sqlitecluster.shared import NodeWord, Word
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 TELL_S: Final = 0.001
 """So long a lone commit waits for the next transaction to tell replicas about it."""
+SLOW_SYNC_S: Final = 0.002
 _NOBODY: Final[frozenset[int]] = frozenset()
 
 
@@ -57,6 +61,10 @@ class QuorumView:
         """Name and zone that a replica presented itself with."""
         self._news: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._sync_s = 0.0
+        """How long the last sync of the log took."""
+        self._syncing: ThreadPoolExecutor | None = None
         self._is_degraded = False
         self.results = {"committed": 0, "taken_back": 0, "refused": 0}
         """How many held commits came to which end [capture thread]."""
@@ -73,7 +81,7 @@ class QuorumView:
 
     def attach(self) -> None:
         """[event loop] Callbacks come here from now on."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._node.zones.on_change = self.zones_changed
 
     def begin(self, positions: Mapping[str, Position], *, are_committed: bool) -> None:
@@ -188,7 +196,27 @@ class QuorumView:
         if words is None:
             self.commit(name, position.txid)
 
-    def durable(self, name: str) -> None:
+    def make_durable(self, name: str) -> None:
+        """Sync the log, then count this node; a disk that is slow is not waited for in the event loop."""
+        if self._sync_s > SLOW_SYNC_S and threading.get_ident() == self._loop_thread:
+            if self._syncing is None:
+                self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
+            self._syncing.submit(self._sync, name)
+        else:
+            self._sync(name)
+
+    def _sync(self, name: str) -> None:
+        began = time.monotonic()
+        try:
+            self._node.store.log.sync()
+        except (SQLiteClusterError, OSError) as error:
+            self._node.problems.report("StoreError", f"the log cannot be made durable: {error}", name)
+            return  # it is not counted: the commit fails in time
+        self._sync_s = time.monotonic() - began
+        self._node.failpoint("hold.after-sync")
+        self._durable(name)
+
+    def _durable(self, name: str) -> None:
         """The held commit is on this node's disk."""
         with self._lock:
             held = self._held.get(name)
@@ -234,7 +262,9 @@ class QuorumView:
         self._node.bells.mount.ring()
 
     def _call(self, call: Callable[[], None]) -> None:
-        if self._loop is not None:
+        if threading.get_ident() == self._loop_thread:
+            call()
+        elif self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the node stops
                 self._loop.call_soon_threadsafe(call)
 

@@ -119,6 +119,8 @@ class PrimaryRole:
         quorum.begin({name: store.open(name).position for name in store.names()}, are_committed=True)
         await asyncio.to_thread(self.capture.start)
         quorum.hold(on=True)
+        if quorum.holds:
+            self.capture.attend()
         state.node[NodeWord.ROLE] = ROLE_PRIMARY
         self._node.bells.mount.ring()
         self._parts.hub.primary = True
@@ -127,6 +129,7 @@ class PrimaryRole:
 
     async def stop(self) -> None:
         """Capture what is there, then end the thread."""
+        self.capture.leave()
         await asyncio.to_thread(self.capture.stop)
         self._node.quorum.hold(on=False)
 
