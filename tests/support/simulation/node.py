@@ -72,6 +72,9 @@ class Node:
         self.words = words(64)
         self.context = Context(namespace(), namespace(node=self.words), *(namespace() for _ in range(4)))  # type: ignore[arg-type]
         self.wants_snapshot = False
+        """The image is damaged: nothing can be read here."""
+        self.resync = False
+        """Only a snapshot leads on."""
         self._wipe()
 
     # -- life ------------------------------------------------------------------------------
@@ -79,7 +82,8 @@ class Node:
     def start(self) -> None:
         """A new process on what the disk has."""
         self.generation += 1
-        self.alive, self.paused_until, self.follows, self.wants_snapshot = True, 0.0, "", False
+        self.alive, self.paused_until, self.follows = True, 0.0, ""
+        self.wants_snapshot = self.resync = False
         self.words[NodeWord.ROLE] = ROLE_DISCONNECTED
         self.words[NodeWord.FENCE_BOOT_NS] = self.words[NodeWord.FENCE_REAL_NS] = 0
         self.enter(self._start)

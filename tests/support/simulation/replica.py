@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sqlitecluster.errors import Diverged
 from sqlitecluster.ltx import Header, encode, fold, page_checksum, page_checksums
 from sqlitecluster.ltx.decoder import LTXFile, decode
 from sqlitecluster.replication import wire
@@ -176,6 +177,10 @@ class Replica:
             return
         numbers = [pgno for pgno, _ in file.pages]
         sums = page_checksums(numbers, [page for _, page in file.pages])
+        if database.checksums.rolling_after(numbers, sums, header.commit) != file.trailer.post_apply:
+            # As apply does: a file that overlaps a tail of another history, which positions alone cannot tell.
+            node.resync = True
+            raise Diverged(f"{node.name}: transaction {header.max_txid} leads somewhere else")
         database.append(ltx, header, file.trailer.post_apply, numbers, sums)
         node.world.count("transactions received")
         if not node.world.quorum:
@@ -236,12 +241,12 @@ class Replica:
     def install(self, stage: Stage, reason: Reason) -> None:
         """A whole image replaces everything; a diverged tail is kept first."""
         node, database = self.node, self.node.database
-        if reason.diverged:
+        if reason.diverged or node.resync:
             database.keep_tail(0, "diverged")
         data = stage.path.read_bytes()
         self.pages = [data[at : at + PAGE_SIZE] for at in range(0, len(data), PAGE_SIZE)]
         self.shown, self._hidden = stage.position, None
-        node.wants_snapshot = False
+        node.wants_snapshot = node.resync = False
         self._write_all()
         database.reset(
             stage.position, page_size=PAGE_SIZE, commit=len(self.pages), timestamp_ms=stage.timestamp_ms,
@@ -270,9 +275,13 @@ class Replica:
 
     def everything(self) -> list[bytes]:
         """The image at the log's position."""
-        pages = list(self.pages if self._hidden is None else self._hidden)
-        for file, _ in self.pending.commit(1 << 62):
-            _apply(pages, dict(file.pages), file.header.commit)
+        hidden = self._hidden is not None
+        pages = list(self._hidden or self.pages)
+        start = self._hidden_at.txid if hidden else self.shown.txid
+        for blob in self.node.database.since(start) or ():
+            file = decode(blob)
+            if file.header.max_txid > start:
+                _apply(pages, dict(file.pages), file.header.commit)
         return pages
 
 

@@ -193,7 +193,7 @@ class Client:
         frames = wire.encode_json(FrameType.HELLO, node.hello().to_wire())
         position = node.database.position
         if not position.is_zero:
-            frames += wire.encode_claim(Claim(NAME, position, node.wants_snapshot))
+            frames += wire.encode_claim(Claim(NAME, position, node.wants_snapshot or node.resync))
         self._stream.up.send(frames + wire.encode(FrameType.POSITIONS_END))
 
     def feed(self, data: bytes) -> None:
