@@ -125,7 +125,10 @@ class Bound(Troubled):
             self.fall_behind()
         elif kind == "lonely":
             for other in self.nodes:
-                self.cut_links[min(node.name, other.name), max(node.name, other.name)] = self.time + min(length, 8)
+                self.cut_links[min(node.name, other.name), max(node.name, other.name)] = self.time + 8
+            if self.rng.random() < 0.6:
+                end = self.rng.uniform(4, 8)
+                self.after(end, lambda: self.crash(node, length + 14, reborn=True) if node.alive else None)
         else:
             super().strike(kind, node, length)
 
