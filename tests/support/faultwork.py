@@ -27,7 +27,7 @@ from support.storeoracle import Boot, Check, Expected, Wrong, write_content
 from support.storetrace import NODE_ID, Base, Note, Profile, Work
 from support.syscalls import FULL, Calls, failure
 
-ERRORS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT}
+ERRORS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT, "EMFILE": errno.EMFILE}
 _TAKES_ROOM: Final = ("open", "write", "allocate", "mkdir", "rename", "link")
 
 
@@ -48,6 +48,8 @@ class Fault:
         if not self.nth or self.seen < self.nth or (self.fired and not self.for_ever):
             return None
         if self.number in FULL and call not in _TAKES_ROOM:
+            return None
+        if self.number == errno.EMFILE and not call.startswith("open"):
             return None
         if not self.number and call != "write":
             return None

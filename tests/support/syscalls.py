@@ -121,6 +121,8 @@ class Calls:
     def _open(self, path: Any, flags: int, mode: int = 0o777, **rest: Any) -> int:
         real = self._real["open"]
         where = self._below(path) if not rest else None
+        if where is not None and not flags & (os.O_CREAT | os.O_TRUNC):
+            self._ask("open-again", where)
         if where is None or not flags & (os.O_CREAT | os.O_TRUNC):
             return int(real(path, flags, mode, **rest))
         is_new = not os.path.exists(path)
