@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlitecluster.election.promise import Promise
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.waltrack import WalTracker
 from sqlitecluster.replication.committed import Pending
@@ -71,11 +70,6 @@ def committed_to_ignored() -> contextlib.AbstractContextManager[None]:
     return _replaced(Pending, "commit", lambda self, _txid: real(self, 1 << 62))
 
 
-def too_few_are_asked() -> contextlib.AbstractContextManager[None]:
-    """A candidate takes over with its own answer alone."""
-    return _replaced(Promise, "needed", property(lambda _self: 1))
-
-
 def commit_unseen() -> contextlib.AbstractContextManager[None]:
     """The mount does not see which write completes a commit after a spill."""
     real = WalTracker.completes
@@ -94,7 +88,6 @@ BUGS: dict[str, Bug] = {
         epoch_unchecked,
         quorum_miscounted,
         committed_to_ignored,
-        too_few_are_asked,
         commit_unseen,
     )
 }

@@ -20,7 +20,6 @@ FAULTS: dict[str, Sequence[str]] = {
     "fence-off": ("pause",),
     "acknowledged-before-fsync": ("power",),
     "epoch-unchecked": KINDS,
-    "too-few-are-asked": ("partition", "one-way", "kill", "slow"),
     "quorum-miscounted": ("partition", "slow", "kill", "one-way"),
     "committed-to-ignored": ("slow", "one-way", "kill", "partition"),
     "commit-unseen": ("kill",),
@@ -30,9 +29,8 @@ SEEDS: dict[str, Sequence[int]] = {
     "fence-off": (2, 4, 5, 13),
     "acknowledged-before-fsync": (3, 5, 8, 9),
     "epoch-unchecked": (1, 2, 4),
-    "too-few-are-asked": (1, 33, 34),
-    "quorum-miscounted": (9, 30, 31, 32),
-    "committed-to-ignored": (3, 11, 13),
+    "quorum-miscounted": (9, 30, 31),
+    "committed-to-ignored": (5, 13),
     "commit-unseen": (1, 3),
 }
 """The first that finds it is enough: what production code draws from chance moves when it changes."""
