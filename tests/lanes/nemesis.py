@@ -73,6 +73,7 @@ class Trial:
     def do(self, figures: Figures) -> list[str]:
         """Everything; returns what is wrong."""
         cluster = self.cluster
+        cluster.net.begin(str(self.seed))
         self._prepare()
         self.began = time.monotonic()
         away, terms = len(cluster.away), max(0, len(cluster.terms) - 1)

@@ -140,7 +140,12 @@ class Router:
     def _obey(self, line: str) -> bool:
         if not line:
             return False
-        for source, to, link in json.loads(line):
+        told = json.loads(line)
+        if isinstance(told, str):
+            self.seed = told
+            self.directions.clear()
+            told = []
+        for source, to, link in told:
             self.direction(self.tuns[source], _packed(to)).link = Link(**link)
         print("ok", flush=True)
         return True
@@ -162,8 +167,15 @@ class ChaosNet:
 
     def set(self, changes: Iterable[tuple[str, str, Link]]) -> None:
         """Change directions, given as (from, to, link)."""
+        self._tell([(a, b, asdict(link)) for a, b, link in changes])
+
+    def begin(self, seed: str) -> None:
+        """Everything is carried as it should be, and what is random begins anew from a seed."""
+        self._tell(seed)
+
+    def _tell(self, what: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([(a, b, asdict(link)) for a, b, link in changes]) + "\n")
+        self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
         if self._process.stdout.readline() != "ok\n":
             raise RuntimeError("the relay ended")

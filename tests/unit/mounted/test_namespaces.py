@@ -57,6 +57,9 @@ def test_directions_are_cut_and_healed_apart(net: tuple[Namespace, Namespace, Ch
         relay.set([(A, B, CUT), (B, A, CUT)])
         relay.heal()
         assert arrives(a, b) and arrives(b, a)
+        relay.set([(A, B, CUT)])
+        relay.begin("2")
+        assert arrives(a, b)
 
 
 def test_a_late_direction_is_late(net: tuple[Namespace, Namespace, ChaosNet]) -> None:
