@@ -319,7 +319,7 @@ class Bound(Troubled):
         value = self.store.value
         trouble = (FAULTS_S, self.frozen_until, *self.cut_api.values(), *self.cut_links.values())
         late = self.time > max(trouble) + 22 + 8 * self.accepts
-        if not late or value is None or any(node.elector.is_primary for node in self.nodes):
+        if not late or value is None or any(node.elector.is_primary and node.alive for node in self.nodes):
             return
         promise = LeaseRecord.from_object(value).promise
         there = {node.store for node in self.nodes if node.name in self.listed}
@@ -333,7 +333,16 @@ class Bound(Troubled):
         self.store.write(value, self.time)
         self.say("a person accepts the loss")
 
+    def waits_for_a_person(self) -> bool:
+        """Too many volumes are lost, trouble ended late, and nobody was asked yet."""
+        promise = LeaseRecord.from_object(self.store.value or {}).promise
+        there = {node.store for node in self.nodes if node.name in self.listed}
+        leads = any(node.elector.is_primary and node.alive for node in self.nodes)
+        return not leads and not self.accepts and len(promise.members - there) > promise.acks > 0
+
     def check_end(self) -> None:
+        if self.waits_for_a_person():
+            return
         super().check_end()
         value = self.store.value
         if value is None or self.outcome.violations:
