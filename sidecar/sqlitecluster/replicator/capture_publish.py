@@ -174,16 +174,18 @@ class CapturedDatabase:
         sums = page_checksums(pgnos, [page for _pgno, page in pages])
         post = fold(sums) if header.is_snapshot else self.store.checksums.rolling_after(pgnos, sums, commit)
         data = encode(header, pages, post, compress=self.node.config.compression == "LZ4")
-        before = self.about_to_append(header)
+        before = self.about_to_append(header, pgnos)
         self.store.append(data, header, post, pgnos, sums)
         self.node.failpoint("capture.after-append")
         self.finish(header, post, wal, pgnos, before)
 
-    def about_to_append(self, header: Header) -> int:
+    def about_to_append(self, header: Header, pgnos: list[int]) -> int:
         """Say what is in doubt from now on; the size of the database before, in pages."""
         before = self.store.commit
         if self.holding:
             self.store.set_in_flight(header.max_txid)
+            known = [pgno for pgno in pgnos if pgno <= before]
+            self.store.sums_before = dict(zip(known, self.store.checksums.get_many(known).tolist(), strict=True))
         self.node.failpoint("capture.before-append")
         return before
 

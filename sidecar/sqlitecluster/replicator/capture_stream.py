@@ -54,7 +54,7 @@ def publish_stream(
             encoder.close(post)
             file.flush()
             os.fsync(file.fileno())
-        before = database.about_to_append(header)
+        before = database.about_to_append(header, numbers)
         database.store.append_file(path, header, post)
     finally:
         with suppress(FileNotFoundError):

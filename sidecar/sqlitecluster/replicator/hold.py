@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.005
+_SPOOL_S: Final = 0.05
 _WRITTEN_S: Final = 0.003
 """Between two looks whether the mount has completed a commit: it does not ring for that."""
 _PUBLISHED_S: Final = 0.002
@@ -83,6 +84,7 @@ class HeldCommits:
         self._seen = 0
         self._since = 0.0
         self._is_short = False
+        self._short_seq = 0
         self.flight: Flight | None = None
 
     # looking
@@ -154,19 +156,20 @@ class HeldCommits:
         if seq != self._seen:
             self._seen, self._since = seq, now
         if self._quorum.can_commit:
-            if self._is_short:
-                self._is_short = False
-                self._db.node.problems.clear(_SHORT, self._db.name)
             return True
-        waited = now - self._since
-        if waited > self._timeout_s / 2 and not self._is_short:
-            self._is_short = True
-            text = "too few replicas are connected: commits wait, and then fail"
-            self._db.node.problems.report(_SHORT, text, self._db.name)
-            self._quorum.short()
-        if waited > self._timeout_s:
+        self._say_short(now, self._since + self._timeout_s / 2)
+        if now - self._since > self._timeout_s:
             self._give_up(seq)
         return False
+
+    def _say_short(self, now: float, when: float) -> None:
+        """Half of a commit's time is over: say so, once for each commit."""
+        if now < when or self._short_seq == self._seen:
+            return
+        self._short_seq, self._is_short = self._seen, True
+        text = "too few replicas acknowledge: commits wait, and then fail"
+        self._db.node.problems.report(_SHORT, text, self._db.name)
+        self._quorum.short()
 
     def _give_up(self, seq: int) -> None:
         """It was never captured: nothing is in doubt."""
@@ -254,6 +257,7 @@ class HeldCommits:
         if words[Word.HELD_DONE] == flight.seq:
             return _WRITTEN_S
         if now <= flight.deadline:
+            self._say_short(now, flight.deadline - self._timeout_s / 2)
             return min(flight.deadline - now + _AGAIN_S, _WRITTEN_S)
         self._quorum.withdraw(self._db.name)
         if words[Word.HELD_DONE] == flight.seq:  # in the last moment
@@ -273,7 +277,8 @@ class HeldCommits:
         if words[Word.HELD_OVER] >= flight.seq or words[Word.HELD_DONE] == flight.seq:
             return NEVER  # until the journal ends
         if now <= flight.deadline:
-            return flight.deadline - now + _AGAIN_S
+            self._say_short(now, flight.deadline - self._timeout_s / 2)
+            return min(flight.deadline - now + _AGAIN_S, _SPOOL_S)
         self._quorum.withdraw(self._db.name)
         if words[Word.HELD_DONE] != flight.seq:
             self._refuse(flight.seq)
@@ -324,6 +329,9 @@ class HeldCommits:
             db.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, span.generation)
             db.captured(span.generation, at.end)
         self._end_flight()
+        if self._is_short:
+            self._is_short = False
+            db.node.problems.clear(_SHORT, db.name)
         self._quorum.results["committed"] += 1
         db.show_position()
         self._quorum.commit(db.name, flight.txid)

@@ -156,7 +156,7 @@ class ReplicaDb(LockedDb):
         if header.page_size != store.page_size:
             raise PositionMismatch(store.position, f"a page size of {header.page_size} bytes")
         self.open()
-        if self.session is None:
+        if self.session is None and store.applied == store.position.txid:  # else its image waits to be committed
             raise StoreError(f"{self.name}: the database file is missing")
         numbers = [pgno for pgno, _page in file.pages]
         sums = page_checksums(numbers, [page for _pgno, page in file.pages])
@@ -306,8 +306,13 @@ class ReplicaDb(LockedDb):
             store.set_commit_limit(image.position.txid)
         if not logged and store.position != image.position:
             store.reset(image.position, page_size=image.page_size, commit=image.pages, timestamp_ms=image.timestamp_ms)
+        if self.session is not None:  # what is acknowledged from here on must not need the image again
+            os.fsync(self.session.wal_fd)
+            os.fsync(self.session.db_fd)
         store.set_applied(image.position.txid, image.position.checksum)
+        store.set_durable(image.position.txid)
         store.set_needs_compare(False)
+        store.flush()
         failpoints.hit("install.noted")
         image.discard()
 

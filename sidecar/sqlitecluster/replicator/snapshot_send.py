@@ -31,7 +31,8 @@ Pages = Iterable[Sequence[tuple[int, bytes]]]
 
 def read_pages(db: DatabaseStore) -> Pages:
     """The committed pages of a database, while programs write it."""
-    return SnapshotReader(db.dir / "database", db.dir / "wal", db.checksums, db.commit).batches()
+    paths = (db.dir / "database", db.dir / "wal")
+    return SnapshotReader(*paths, db.checksums, db.commit, before=lambda: db.sums_before).batches()
 
 
 class SnapshotSender:

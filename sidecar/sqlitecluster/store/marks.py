@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlitecluster.replication.position import ZERO, Position
@@ -36,6 +37,8 @@ class Marks:
         self.position: Position = ZERO
         """The newest transaction; a new object with each one."""
         self._settled: Position | None = None
+        self.sums_before: Mapping[int, int] = {}
+        """While a commit is in flight: page checksums as programs still see them, of the pages that it changes."""
 
     @property
     def page_size(self) -> int:
@@ -71,6 +74,8 @@ class Marks:
         """[capture] Before a held commit is appended; 0 once it is settled."""
         self.state.touch()
         self._settled = self.position if txid else None
+        if not txid:
+            self.sums_before = {}
         self._words[StateWord.IN_FLIGHT] = txid
 
     @property

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,8 @@ class LogicalImage:
         self._database_path, self._wal_path = database_path, wal_path
         self.checksums = checksums
         self._frames = WalPages(wal_path)
+        self.before: Callable[[], Mapping[int, int]] = dict
+        """Other checksums that are right, too: of pages whose change is in flight."""
         self._lookup = wal_lookup or self._frames.find
         self._own_lookup = wal_lookup is None
         self.page_size = checksums.page_size
@@ -85,10 +87,12 @@ class LogicalImage:
         candidates.append((self._database_path, (pgno - 1) * size))
         for path, at in candidates:
             page = self._pread(path, size, at)
-            wanted = self.checksums.get(pgno)
-            if len(page) == size and wanted and page_checksum(pgno, page) == wanted:
+            if len(page) == size and self._fits(pgno, page_checksum(pgno, page)):
                 return page
         return b"" if pgno > self.checksums.count else None
+
+    def _fits(self, pgno: int, checksum: int) -> bool:
+        return checksum in (self.checksums.get(pgno) or None, self.before().get(pgno))
 
     def _pread(self, path: Path, size: int, at: int) -> bytes:
         # Opened for each run: the mount may put another file in place (import, install, deleted WAL).
@@ -116,8 +120,10 @@ class SnapshotReader:
         patience_s: float = 30.0,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        before: Callable[[], Mapping[int, int]] = dict,
     ) -> None:
         self._image = LogicalImage(database_path, wal_path, checksums, wal_lookup)
+        self._image.before = before
         self._commit = commit
         self._patience_s = patience_s
         self._pause, self._clock = pause, clock

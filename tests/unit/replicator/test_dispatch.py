@@ -38,8 +38,15 @@ def test_a_loop_that_does_not_look_costs_bounded_memory_and_keeps_the_newest() -
         batches: list[list[Committed]] = []
         dispatcher = Dispatcher(asyncio.get_running_loop())
         dispatcher.listen(batches.append)
-        for txid in range(1, MAX_BATCH + 100):
-            dispatcher.transaction(f"{txid % 3}.db", HEADER, Position(txid, 1))
+
+        def capture() -> None:
+            for txid in range(1, MAX_BATCH + 100):
+                dispatcher.transaction(f"{txid % 3}.db", HEADER, Position(txid, 1))
+
+        thread = threading.Thread(target=capture)
+        thread.start()
+        thread.join()
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
         [batch] = batches
         assert len(batch) < MAX_BATCH
