@@ -10,6 +10,8 @@ Production code that runs here, as it is:
     store           log, chain, page checksums, LTX files, cutting, compaction, retention, lost+found, recovery
     ltx, sqlitefmt  every byte
 
+A replica's limit of what it may show is kept in ``Pending`` here; production keeps it in the store's words.
+
 Replaced: asyncio, HTTP and TLS (``streams``: bytes with delay, in order); threads (each of
 their steps is an event); FUSE, locks, wal-index and the apply code of real databases
 (``waldata``, ``replica``: a database file and a log of recorded commits; lanes ``kills``, ``elected``,
