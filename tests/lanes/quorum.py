@@ -232,7 +232,11 @@ def a_program_that_is_killed_while_it_waits(run: Run) -> None:
         run_sql(path, TABLE.replace("t(id", "other(id"), journal="WAL")
         for _ in range(3):
             writer = start_writer(cluster.primary, "a.db", record, "--rate", "200")
-            processes.wait_until(lambda: len(read_record(record).acknowledged) > 20, limit_s=BACK_S)
+            began = len(read_record(record).acknowledged)
+            going = processes.wait_until(
+                lambda before=began: len(read_record(record).acknowledged) > before + 20, limit_s=BACK_S
+            )
+            assert going, f"no commit is acknowledged:\n{cluster.log_tails()}"
             with frozen(*cluster.followers):
                 time.sleep(0.3)
                 writer.kill()

@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 _PR_SET_TIMERSLACK: Final = 29
 _FAILED: Final = "CaptureFailed"
 FINISH_S: Final = 10.0
-_BESIDE_S: Final = 0.003
+_BUSY_S: Final = 0.0005
+"""Between two tries of the event loop while the thread captures."""
 
 
 class _Order:
@@ -73,7 +74,10 @@ class Capture:
         self._orders: deque[_Order] = deque()
         self._turns = threading.Lock()
         """Held by whoever captures: the thread, or the event loop."""
+        self._owner = threading.Lock()
+        """Held while it matters who answers the bell."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wake_file = os.fdopen(self._wake, "rb", buffering=0)  # closed with this object, not before
         self._stopping = threading.Event()
@@ -86,7 +90,8 @@ class Capture:
 
     def attend(self) -> None:
         """[event loop] Answer the bell here from now on."""
-        self._loop = asyncio.get_running_loop()
+        with self._owner:
+            self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._node.bells.replicator.fd, self._rung)
         self._wake_thread()
         self._rung()
@@ -95,7 +100,10 @@ class Capture:
         """[event loop] Answer it no more; before ``stop``."""
         if self._loop is not None:
             self._loop.remove_reader(self._node.bells.replicator.fd)
-            self._loop = None
+            with self._owner:
+                self._loop = None
+            if self._timer is not None:
+                self._timer.cancel()
             self._wake_thread()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -167,13 +175,16 @@ class Capture:
                 if self._orders:
                     self._carry_out(self._orders.popleft())
                 now = time.monotonic()
-                self._note_events(now)
-                due = [slot for slot, at in self._due.items() if at <= now]
+                beside = self._loop is not None
+                if not beside:
+                    self._note_events(now)
+                due = [slot for slot, at in self._due.items() if at <= now and not (beside and self._is_quick(slot))]
                 for slot in due:
                     self._turn(slot, now)
+                mine = [at for slot, at in self._due.items() if not (beside and self._is_quick(slot))]
             self._state.node[NodeWord.CAPTURE_ALIVE_NS] = time.monotonic_ns()
             if not due and self._loop is not None:
-                self._wait_beside_the_loop(now)
+                self._wait_beside_the_loop(min(mine, default=NEVER) - now)
             elif not due:
                 self._wait(poller, now)
         with self._turns:
@@ -186,36 +197,49 @@ class Capture:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def _wait_beside_the_loop(self, now: float) -> None:
+    def _wait_beside_the_loop(self, pause: float) -> None:
         """The event loop answers the bell; this thread does what is due later, and what takes long."""
-        longest = _BESIDE_S if now - self._last_event < HOUSEKEEPING_S else HOUSEKEEPING_S
-        seconds = min(max(min(self._due.values(), default=NEVER) - now, 0.0), longest)
-        if select.select([self._wake], [], [], seconds)[0]:
+        if select.select([self._wake], [], [], min(max(pause, 0.0), HOUSEKEEPING_S))[0]:
             self._woken()
 
     def _rung(self) -> None:
-        """[event loop] The bell rang."""
+        """[event loop] The bell rang, or something is due."""
+        if self._loop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
         bell = self._node.bells.replicator
         bell.woke()
-        left = True
+        pause = _BUSY_S
         if self._turns.acquire(blocking=False):
             try:
-                now = time.monotonic()
-                self._note_events(now)
-                due = [slot for slot, at in self._due.items() if at <= now]
-                quick = [slot for slot in due if slot in self._databases and self._databases[slot].is_quick]
-                for slot in quick:
-                    self._turn(slot, now)
-                left = len(quick) < len(due)
+                pause = self._turn_here(time.monotonic())
             finally:
                 self._turns.release()
-        if left:
-            self._wake_thread()
         bell.going_to_sleep()
-        if self._loop is not None and not np.array_equal(
-            self._state.column(Word.EVENT_SEQ), self._seen[: self._state.count]
-        ):
-            self._loop.call_soon(self._rung)
+        if pause != _BUSY_S and not np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[: self._state.count]):
+            pause = 0.0
+        self._timer = self._loop.call_later(min(pause, HOUSEKEEPING_S), self._rung)
+
+    def _turn_here(self, now: float) -> float:
+        """[event loop] Do what is small, leave the rest to the thread; seconds until the next small thing is due."""
+        self._note_events(now)
+        for slot, at in list(self._due.items()):
+            if at <= now and self._is_quick(slot):
+                self._turn(slot, now)
+        quick, others = NEVER, False
+        for slot, at in self._due.items():
+            if self._is_quick(slot):
+                quick = min(quick, at)
+            elif at <= now:
+                others = True
+        if others:
+            self._wake_thread()
+        return max(quick - now, 0.0)
+
+    def _is_quick(self, slot: int) -> bool:
+        database = self._databases.get(slot)
+        return database is not None and database.is_quick
 
     def _wait(self, poller: select.poll, now: float) -> None:
         """Until something is due or the bell rings."""
@@ -236,8 +260,9 @@ class Capture:
             and np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[:count])
         ):
             poller.poll(seconds * 1000)
-        if self._loop is None:
-            bell.woke()
+        with self._owner:
+            if self._loop is None:
+                bell.woke()
         self._woken()
 
     def _note_events(self, now: float) -> None:

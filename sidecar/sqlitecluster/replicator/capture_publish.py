@@ -207,14 +207,15 @@ class CapturedDatabase:
         self.show_position()
         self.node.on_transaction(self.name, header, position)
 
-    def captured(self, generation: int, end: int) -> None:
-        """Tell the mount how much of the WAL is safe."""
+    def captured(self, generation: int, end: int, *, ring: bool = True) -> None:
+        """Tell the mount how much of the WAL is safe; ``ring``: somebody may wait for that."""
         words = self.words
         if words[Word.CAPTURED_GEN] != generation:
             words[Word.CAPTURED_END] = 0
             words[Word.CAPTURED_GEN] = generation
         words[Word.CAPTURED_END] = end
-        self.node.bells.mount.ring()
+        if ring:
+            self.node.bells.mount.ring()
 
     def show_position(self) -> None:
         """Publish the store's position in shared memory."""

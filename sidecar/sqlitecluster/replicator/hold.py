@@ -327,7 +327,7 @@ class HeldCommits:
             if content is not None and content.generation == span.generation:
                 content.cursor = at
             db.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, span.generation)
-            db.captured(span.generation, at.end)
+            db.captured(span.generation, at.end, ring=not self.is_asked)
         self._end_flight()
         if self._is_short:
             self._is_short = False

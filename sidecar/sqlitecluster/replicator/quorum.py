@@ -32,7 +32,7 @@ from sqlitecluster.shared import NodeWord, Word
 if TYPE_CHECKING:
     from sqlitecluster.replicator.services import NodeServices
 
-TELL_S: Final = 0.001
+TELL_S: Final = 0.005
 """So long a lone commit waits for the next transaction to tell replicas about it."""
 SLOW_SYNC_S: Final = 0.002
 _NOBODY: Final[frozenset[int]] = frozenset()
@@ -65,6 +65,7 @@ class QuorumView:
         self._sync_s = 0.0
         """How long the last sync of the log took."""
         self._syncing: ThreadPoolExecutor | None = None
+        self._unsynced: list[str] = []
         self._is_degraded = False
         self.results = {"committed": 0, "taken_back": 0, "refused": 0}
         """How many held commits came to which end [capture thread]."""
@@ -198,23 +199,34 @@ class QuorumView:
 
     def make_durable(self, name: str) -> None:
         """Sync the log, then count this node; a disk that is slow is not waited for in the event loop."""
-        if self._sync_s > SLOW_SYNC_S and threading.get_ident() == self._loop_thread:
+        if threading.get_ident() == self._loop_thread:
+            if not self._unsynced:
+                asyncio.get_running_loop().call_soon(self._sync_together)
+            self._unsynced.append(name)
+        else:
+            self._sync([name])
+
+    def _sync_together(self) -> None:
+        """[event loop] One sync for all commits of one turn."""
+        names, self._unsynced = self._unsynced, []
+        if self._sync_s > SLOW_SYNC_S:
             if self._syncing is None:
                 self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
-            self._syncing.submit(self._sync, name)
+            self._syncing.submit(self._sync, names)
         else:
-            self._sync(name)
+            self._sync(names)
 
-    def _sync(self, name: str) -> None:
+    def _sync(self, names: list[str]) -> None:
         began = time.monotonic()
         try:
             self._node.store.log.sync()
         except (SQLiteClusterError, OSError) as error:
-            self._node.problems.report("StoreError", f"the log cannot be made durable: {error}", name)
-            return  # it is not counted: the commit fails in time
+            self._node.problems.report("StoreError", f"the log cannot be made durable: {error}")
+            return  # it is not counted: the commits fail in time
         self._sync_s = time.monotonic() - began
         self._node.failpoint("hold.after-sync")
-        self._durable(name)
+        for name in names:
+            self._durable(name)
 
     def _durable(self, name: str) -> None:
         """The held commit is on this node's disk."""

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SHOW_S: Final = 0.002
+SHOW_S: Final = 0.005
 """So long what is committed waits for more of it, in a stream whose transactions wait for acknowledgements."""
 
 

@@ -116,7 +116,7 @@ class ReplicaDb(LockedDb):
         if not header.commit:
             self.store.append(data, header, post, [], [])
         elif header.is_snapshot or not self.store.commit:
-            self._append_whole(file, data)
+            self._append_whole(file, data, is_held=is_held)
         else:
             self._append_increment(file, data)
         failpoints.hit("apply.after-log")
@@ -141,15 +141,23 @@ class ReplicaDb(LockedDb):
         if self.session is not None or self.store.commit == 0:
             self.catch_up()
 
-    def _append_whole(self, file: LTXFile, data: bytes) -> None:
-        """Log a file that holds every page: a snapshot, or the first transaction after a drop."""
+    def _append_whole(self, file: LTXFile, data: bytes, *, is_held: bool) -> None:
+        """Log a file that holds every page: a snapshot, or the first transaction after a drop.
+
+        Its page checksums are stored when it is installed; of one that waits at once, because what
+        follows it may come before that.
+        """
         header, post = file.header, file.trailer.post_apply
-        if not header.is_snapshot:  # of a snapshot, decode has proved this
-            sums = page_checksums([pgno for pgno, _page in file.pages], [page for _pgno, page in file.pages])
-            if len(file.pages) != header.snapshot_pages or fold(sums) != post:
-                raise Diverged(f"transaction {header.max_txid:016x} does not hold the whole database")
+        numbers = [pgno for pgno, _page in file.pages]
+        sums = page_checksums(numbers, [page for _pgno, page in file.pages])
+        whole = len(file.pages) == header.snapshot_pages and fold(sums) == post
+        if not header.is_snapshot and not whole:  # of a snapshot, decode has proved it
+            raise Diverged(f"transaction {header.max_txid:016x} does not hold the whole database")
         self._keep_untracked()
-        self.store.append(data, header, post)
+        if is_held:
+            self.store.append(data, header, post, numbers, sums)
+        else:
+            self.store.append(data, header, post)
 
     def _append_increment(self, file: LTXFile, data: bytes) -> None:
         header, post, store = file.header, file.trailer.post_apply, self.store
@@ -297,10 +305,12 @@ class ReplicaDb(LockedDb):
 
     def _note_installed(self, image: install.Image, logged: bool) -> None:
         store = self.store
-        checksum = install.store_checksums(image, store.checksums, image.position)
-        if checksum != image.position.checksum:
-            raise Diverged(f"the image adds up to {checksum:016x}, it should be at {image.position}")
-        self._pending.clear()
+        if not logged or store.position == image.position:  # else the checksums are those of what follows it
+            checksum = install.store_checksums(image, store.checksums, image.position)
+            if checksum != image.position.checksum:
+                raise Diverged(f"the image adds up to {checksum:016x}, it should be at {image.position}")
+        if not logged:
+            self._pending.clear()
         limit = store.commit_limit
         if limit is not None and limit < image.position.txid:
             store.set_commit_limit(image.position.txid)
