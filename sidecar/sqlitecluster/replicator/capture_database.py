@@ -86,6 +86,7 @@ class DatabaseCapture:
     def close(self) -> None:
         """Release all descriptors."""
         self.wal.close()
+        self.held.close()
 
     def turn(self, now: float) -> float:
         """Capture the next piece; returns the seconds after which to look again (NEVER: after the next event)."""

@@ -85,6 +85,7 @@ class HeldCommits:
         self._since = 0.0
         self._is_short = False
         self._short_seq = 0
+        self._held_fd = -1
         self.flight: Flight | None = None
 
     # looking
@@ -117,7 +118,7 @@ class HeldCommits:
             if now - self._since > self._timeout_s:
                 self._give_up(seq)
             return _AGAIN_S
-        return 0.0
+        return _WRITTEN_S
 
     def spooled(self, number: int, now: float) -> bool | None:
         """Whether a rollback-mode commit may be captured from spool ``number``; False: not yet, None: never."""
@@ -183,7 +184,7 @@ class HeldCommits:
     def _take(self, content: WalContent, seq: int) -> bool:
         db, words = self._db, self._words
         at, length = int(words[Word.HELD_AT]), int(words[Word.HELD_LEN])
-        held = _read(Path(runtime_dir(db.node.config)) / "held" / str(db.slot), length)
+        held = self._held_bytes(length)
         if len(held) != length or words[Word.HELD_SEQ] != seq:
             return False
         end = _frame_end(content.cursor, at + length)
@@ -194,6 +195,22 @@ class HeldCommits:
         finally:
             content.overlay = None
             db.holding = 0
+
+    def _held_bytes(self, length: int) -> bytes:
+        """What the mount keeps back; the same file for as long as the node lives."""
+        if self._held_fd < 0:
+            path = Path(runtime_dir(self._db.node.config)) / "held" / str(self._db.slot)
+            try:
+                self._held_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return b""
+        return os.pread(self._held_fd, length, 0)
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        if self._held_fd >= 0:
+            os.close(self._held_fd)
+            self._held_fd = -1
 
     def _publish(self, content: WalContent, end: int, seq: int) -> bool:
         """Into the log and to the replicas; False when it cannot be captured as it is."""
@@ -385,6 +402,8 @@ class HeldCommits:
 
         The next primary judges it: it is in its log, or it is not.
         """
+        if self.is_asked:
+            self._give_up(int(self._words[Word.HELD_SEQ]))
         flight = self.flight
         if flight is None:
             return
@@ -398,6 +417,8 @@ class HeldCommits:
             self._take_back(flight, "its program ended before it published it")
             return
         self.flight = None
+        if self._words[Word.HELD_DONE] != flight.seq:
+            self._refuse(flight.seq)
         log.warning("%s: transaction %016x stays in doubt: the role ended", self._db.name, flight.txid)
 
     def resume(self) -> None:
@@ -474,11 +495,3 @@ class HeldCommits:
 def _frame_end(cursor: Cursor, reach: int) -> int:
     """The end of the frame that byte ``reach - 1`` belongs to."""
     return cursor.end - (cursor.end - reach) // cursor.frame_size * cursor.frame_size
-
-
-def _read(path: Path, length: int) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(length) or b""
-    except FileNotFoundError:
-        return b""
