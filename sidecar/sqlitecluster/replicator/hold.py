@@ -430,8 +430,7 @@ class HeldCommits:
             return
         log.warning("%s: transaction %016x is in doubt since an earlier process", db.name, txid)
         seq = int(words[Word.HELD_SEQ])
-        if txid == store.position.txid and self._is_in_log(txid):
-            store.set_in_flight(0)
+        if txid == store.position.txid and self._take_up(txid):
             return
         if seq != words[Word.HELD_OVER] and words[Word.HELD_DONE] != seq:
             self._refuse(seq)
@@ -462,24 +461,31 @@ class HeldCommits:
         piece = store.next_after(txid - 1)
         return store.read(piece) if piece is not None else None
 
-    def _is_in_log(self, txid: int) -> bool:
-        """Whether the WAL holds a transaction whole; capture then goes on behind it."""
-        store = self._db.store
-        data, content = self._stored(txid), self._wal.live()
-        if data is None or content is None:
+    def _take_up(self, txid: int) -> bool:
+        """Go on looking after a transaction that the WAL holds whole: is it published, or written over?"""
+        data, before, content = self._stored(txid), self._stored(txid - 1), self._wal.live()
+        if data is None or before is None or content is None:
             return False
-        header = Header.parse(data[:HEADER_SIZE])
+        file, earlier = decode(data, verify=False), Header.parse(before[:HEADER_SIZE])
+        header = file.header
         end = header.wal_offset + header.wal_size
-        if not header.wal_size or content.cursor.salts != (header.wal_salt1, header.wal_salt2):
+        if not header.wal_size or earlier.max_txid != txid - 1 or content.cursor.end != header.wal_offset:
             return False
         after = content.cursor
         for window in content.windows(end, after):
             after = window.after
-        if after.end != end:
+        if after.end != end or after.salts != (header.wal_salt1, header.wal_salt2):
             return False
-        content.cursor = after
-        store.set_wal_mark(*after.salts, end, content.generation)
-        self._db.captured(content.generation, end)
+        self.flight = Flight(
+            seq=int(self._words[Word.HELD_WRITTEN]),
+            txid=txid,
+            pgnos=[pgno for pgno, _page in file.pages],
+            commit_before=earlier.commit,
+            commit=header.commit,
+            deadline=0.0,
+            span=WalSpan(after, header.wal_offset, content.generation),
+            salts=after.salts,
+        )
         return True
 
     def _void(self, span: WalSpan) -> None:

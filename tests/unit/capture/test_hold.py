@@ -166,7 +166,8 @@ def test_a_successor_of_the_replicator_finds_what_became_of_it(holding: Holding)
     holding.write()
     name, position = holding.app.name, holding.position
     holding.app.rig.restart(kill=True)
-    assert holding.app.capture.db.store.in_flight == 0
+    assert holding.app.capture.db.store.in_flight == position.txid
     holding.turn()
+    assert holding.app.capture.db.store.in_flight == 0
     assert holding.app.capture.db.store.position == position, f"{name} was captured twice"
     assert not holding.app.capture.db.compare_wanted
