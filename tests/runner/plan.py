@@ -29,9 +29,17 @@ class Job:
     def with_count(self, count: int) -> Job:
         """The same lane with another count."""
         at = self.command.index("--count") + 1
-        command = (*self.command[:at], str(count), *self.command[at + 1 :])
+        command = (*self.command[:at], str(count), *_unseeded(self.command[at + 1 :]))
         scale = max(1.0, count / max(1, self.budget))
         return replace(self, command=command, limit_s=self.limit_s * scale, budget=count)
+
+
+def _unseeded(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the seed of the tests: another count draws its own."""
+    if "--seed" not in arguments:
+        return arguments
+    at = arguments.index("--seed")
+    return (*arguments[:at], *arguments[at + 2 :])
 
 
 def lanes() -> list[Job]:
@@ -46,7 +54,8 @@ def _lane(name: str, row: dict[str, object]) -> Job:
     assert isinstance(budget, int) and isinstance(release, int) and isinstance(limit, int | float), name
     assert isinstance(arguments, list), name
     module = f"lanes.{row.get('module', name)}"
-    command = (sys.executable, "-u", "-m", module, "--count", str(budget), *map(str, arguments))
+    seed = ("--seed", str(row["seed"])) if "seed" in row else ()
+    command = (sys.executable, "-u", "-m", module, "--count", str(budget), *map(str, arguments), *seed)
     return Job(
         name=name,
         kind="lane",

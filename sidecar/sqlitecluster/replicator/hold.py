@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,13 +28,14 @@ from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.ltx import HEADER_SIZE, Header, decode, page_checksum
 from sqlitecluster.replicator.capture_content import WalContent, Window
-from sqlitecluster.replicator.capture_group import Cursor, take_group
+from sqlitecluster.replicator.capture_group import take_group
 from sqlitecluster.replicator.capture_image import Image, Shape, frames_of
 from sqlitecluster.replicator.capture_large import publish_large
 from sqlitecluster.replicator.capture_pace import NEVER, tail_pause
 from sqlitecluster.replicator.capture_proof import QUIET_S, follows
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from sqlitecluster.replicator.capture_wal import WalCapture
+from sqlitecluster.replicator.flight import Flight, frame_end
 from sqlitecluster.shared import HELD_WAL, Word
 from sqlitecluster.sqlitefmt.wal import FRAME_HEADER_SIZE
 from sqlitecluster.units import lock_page
@@ -53,23 +53,6 @@ _PUBLISHED_S: Final = 0.002
 """Between two looks for a publication: only replicas' readers wait for it, and the next commit proves it, too."""
 _SHORT: Final = "TooFewReplicas"
 _SMALL_BYTES: Final = 256 << 10
-
-
-@dataclass(slots=True)
-class Flight:
-    """A transaction that is in the log and not settled."""
-
-    seq: int
-    txid: int
-    pgnos: list[int]
-    commit_before: int
-    """Pages of the database without it."""
-    commit: int
-    """Pages with it."""
-    deadline: float
-    span: WalSpan | None = None
-    """Where in the log it ends; None: a rollback-mode commit."""
-    salts: tuple[int, int] = (0, 0)
 
 
 class HeldCommits:
@@ -187,7 +170,7 @@ class HeldCommits:
         held = self._held_bytes(length)
         if len(held) != length or words[Word.HELD_SEQ] != seq:
             return False
-        end = _frame_end(content.cursor, at + length)
+        end = frame_end(content.cursor, at + length)
         content.overlay = (at, held)
         db.holding = seq
         try:
@@ -496,8 +479,3 @@ class HeldCommits:
             os.fdatasync(fd)
         finally:
             os.close(fd)
-
-
-def _frame_end(cursor: Cursor, reach: int) -> int:
-    """The end of the frame that byte ``reach - 1`` belongs to."""
-    return cursor.end - (cursor.end - reach) // cursor.frame_size * cursor.frame_size

@@ -92,10 +92,11 @@ class StateFile:
         return bool(self.words[StateWord.CLEAN]) or self.words[StateWord.BOOT] == boot.boot_id()
 
     def touch(self) -> None:
-        """Say that the words are about to change."""
+        """Say that the words are about to change; durable, or a power cut after this would not be noticed."""
         if self.words[StateWord.CLEAN]:
             self.words[StateWord.BOOT] = boot.boot_id()
             self.words[StateWord.CLEAN] = 0
+            self.sync()
 
     def set_position(self, number: int, checksum: int, position: Position) -> None:
         """Store a position in two words; the checksum is 0 while they do not belong together."""
