@@ -146,6 +146,7 @@ class Lane:
         self._run, self._folder, self._boot = run, folder, boot
         self._states = 0
         self.emptied = 0
+        self.emptied_by_kill = 0
         self.by_kind: Counter[str] = Counter()
 
     def go(self) -> None:
@@ -156,7 +157,9 @@ class Lane:
             if wanted > 0:
                 self._trace(number, names[number % len(names)], wanted)
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.by_kind.items()))
-        run.say(f"{told}; page checksums to be made anew: {self.emptied}")
+        run.say(f"{told}; page checksums to be made anew: {self.emptied}, after a kill alone: {self.emptied_by_kill}")
+        if self.emptied_by_kill > max(5, run.done // 200):  # a kill between two words; it must stay a rarity
+            run.violation(f"kills made the page checksums useless {self.emptied_by_kill} times in {run.done} states")
 
     def _trace(self, number: int, name: str, wanted: int) -> None:
         rng = self._run.rng(f"trace {number}")
@@ -189,6 +192,7 @@ class Lane:
                 check = Check(folder, trace.bases, expected, killed=killed, is_replica=is_replica)
                 check.run(go_on=go_on)
             self.emptied += check.emptied
+            self.emptied_by_kill += check.emptied_by_kill
         except Wrong as error:
             self._run.violation(f"{where}, {how}: {error}; make replay SEED={LANE}:{self._run.seed}")
         except Exception:
