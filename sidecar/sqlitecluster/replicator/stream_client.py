@@ -124,10 +124,22 @@ class StreamClient:
         if connection is None or not self.connected:
             return
         positions = [(name, db.position) for name in names if (db := self._node.find(name)) is not None]
-        self._node.store.log.sync()
+        if not self._is_durable():
+            return
         for name, position in positions:
             self._acked[name] = position.txid
         connection.send(b"".join([wire.encode_position(FrameType.ACK, name, at) for name, at in positions]))
+
+    def _is_durable(self) -> bool:
+        """Sync the log; what cannot be made durable is not acknowledged."""
+        try:
+            self._node.store.log.sync()
+        except (SQLiteClusterError, OSError) as error:
+            self._node.problems.report(
+                "StoreError", f"the log cannot be made durable, nothing is acknowledged: {error}"
+            )
+            return False
+        return True
 
     def again(self) -> None:
         """Event loop: end the stream and connect anew, now."""
@@ -265,7 +277,7 @@ class StreamClient:
     def _claims(self) -> Iterator[bytes]:
         """What this replica has, and what it received in part."""
         yield wire.encode_json(FrameType.HELLO, self._hello().to_wire())
-        self._node.store.log.sync()  # what is claimed counts as acknowledged
+        self._node.store.log.sync()  # what is claimed counts as acknowledged; a failure ends this try
         partials = self._receiver.assembler.partials()
         self._acked = {}
         for name in sorted({*self._node.store.names(), *partials}):
@@ -292,8 +304,8 @@ class StreamClient:
         found = ((name, self._node.find(name)) for name in self._node.store.names())
         positions = [(name, db.position) for name, db in found if db is not None]
         news = [(name, at) for name, at in positions if self._acked.get(name) != at.txid]
-        if news and self._receiver.holds:
-            self._node.store.log.sync()
+        if news and self._receiver.holds and not self._is_durable():
+            news = []
         for name, position in news:
             self._acked[name] = position.txid
             parts.append(wire.encode_position(FrameType.ACK, name, position))
