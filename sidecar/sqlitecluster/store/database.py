@@ -141,6 +141,7 @@ class DatabaseStore(Marks):
         if pgnos is not None:
             self._check_growth(header, pgnos)
             self.checksums.reserve(header.commit)
+        self.state.touch()  # before anything is stored: it can fail
         size = len(ltx_bytes)
         if size > LARGE_BLOB:
             self._node.log.sync()
@@ -163,6 +164,7 @@ class DatabaseStore(Marks):
             PositionMismatch: the file does not continue from ``position``.
         """
         self.check_continues(header)
+        self.state.touch()  # before anything is stored: it can fail
         self._node.log.sync()
         self.files.adopt(0, header.min_txid, header.max_txid, path)
         self._advance(header, trailer_post)

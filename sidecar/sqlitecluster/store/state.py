@@ -96,7 +96,11 @@ class StateFile:
         if self.words[StateWord.CLEAN]:
             self.words[StateWord.BOOT] = boot.boot_id()
             self.words[StateWord.CLEAN] = 0
-            self.sync()
+            try:
+                self.sync()
+            except OSError:
+                self.words[StateWord.CLEAN] = 1  # the next change says it again
+                raise
 
     def set_position(self, number: int, checksum: int, position: Position) -> None:
         """Store a position in two words; the checksum is 0 while they do not belong together."""
