@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import random
 import shutil
 import sys
@@ -22,14 +21,14 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from sqlitecluster.store import database as database_module
 from sqlitecluster.store.node import NodeStore
 from support.crashdisk import KEPT, KILL, LOST, MIXED, Content, Disk, Op, Recorder
-from support.lane import Run, parse, run_lane
+from support.lane import Run, memory_folder, parse, rounds_main
 from support.storeoracle import Boot, Check, Expected, Wrong, release, write_content
 from support.storetrace import NODE_ID, PROFILES, Base, Note, Profile, Work
 from support.syscalls import Calls
@@ -231,15 +230,8 @@ class Lane:
 
 def body(run: Run) -> None:
     """All traces, on a file system in memory where there is one."""
-    logging.disable(logging.CRITICAL)
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="sqlitecluster-crashstates-", dir=memory if memory.is_dir() else run.folder))
-    try:
-        with Boot() as boot:
-            Lane(run, folder, boot).go()
-    finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+    with memory_folder(run) as folder, Boot() as boot:
+        Lane(run, folder, boot).go()
 
 
 def main() -> int:
@@ -249,10 +241,7 @@ def main() -> int:
         parser.epilog = f"profiles: {', '.join(PROFILES)}"
 
     run = parse(LANE, "crash states", 20_000, more)
-    if run.options.list:
-        print("\n".join(PROFILES))
-        return 0
-    return run_lane(run, body)
+    return rounds_main(run, PROFILES, body)
 
 
 if __name__ == "__main__":

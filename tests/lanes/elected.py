@@ -24,9 +24,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from support import electedwriter, lane, ledger, processes
 from support.clients import run_sql
@@ -349,32 +350,42 @@ def _labelled(cluster: ElectedCluster) -> bool:
 
 
 @contextlib.contextmanager
-def scene_of(run: Run) -> Iterator[Scene]:
+def scene_of(run: Run, scene: Callable[[ElectedCluster], Scene], **options: Any) -> Iterator[Scene]:
     """A cluster with writers."""
-    with ElectedCluster(run.new_folder("elected")) as cluster:
-        scene = Scene(run, cluster)
+    with ElectedCluster(run.new_folder(run.name), **options) as cluster:
+        made = scene(cluster)
         try:
-            scene.start()
-            yield scene
+            made.start()
+            yield made
         finally:
-            scene.stop()
+            made.stop()
+
+
+def go_round(run: Run, scene: Scene, plan: Sequence[str], one: Callable[[str, Story], None]) -> None:
+    """Rounds up to the count, each judged."""
+    story = Story()
+    while run.done < run.wanted and len(run.violations) < 3:
+        kind = run.options.only or plan[run.done % len(plan)]
+        one(kind, story)
+        check_rows(scene, story, f"round {run.done + 1} ({kind})")
+        run.count()
+        newest = {k: round(v[-1]) for k, v in story.gaps_ms.items() if k.startswith(kind)}
+        run.say(f"{run.done} of {run.wanted}: {kind} {newest} epoch {scene.cluster.record().epoch}")
+    if run.violations:
+        run.say(scene.cluster.log_tails(60))
+    report(run, story)
 
 
 def body(run: Run) -> None:
     """Rounds up to the count."""
-    story = Story()
-    with scene_of(run) as scene:
-        while run.done < run.wanted and len(run.violations) < 3:
-            kind = run.options.only or PLAN[run.done % len(PLAN)]
+    with scene_of(run, lambda cluster: Scene(run, cluster)) as scene:
+
+        def one(kind: str, story: Story) -> None:
+            if run.done:
+                time.sleep(1.0)
             ROUNDS[kind](scene, story, run.done)
-            check_rows(scene, story, f"round {run.done + 1} ({kind})")
-            run.count()
-            newest = {k: round(v[-1]) for k, v in story.gaps_ms.items() if k.startswith(kind)}
-            run.say(f"{run.done} of {run.wanted}: {kind} {newest} epoch {scene.cluster.record().epoch}")
-            time.sleep(1.0)
-        if run.violations:
-            run.say(scene.cluster.log_tails(60))
-    report(run, story)
+
+        go_round(run, scene, PLAN, one)
 
 
 def report(run: Run, story: Story) -> None:
@@ -388,10 +399,7 @@ def report(run: Run, story: Story) -> None:
 def main() -> int:
     """Entry of ``python -m lanes.elected``."""
     run = lane.parse("elected", "rounds", 12, None)
-    if run.options.list:
-        print("\n".join(ROUNDS))
-        return 0
-    return lane.run_lane(run, body)
+    return lane.rounds_main(run, ROUNDS, body)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ round every acknowledged row is in every image.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from lanes.elected import Scene, Story, check_old, check_rows, forgive, report
+from lanes.elected import Scene, Story, check_old, forgive, go_round, scene_of
 from support import lane, processes
-from support.electedcluster import ElectedCluster, ElectedNode
+from support.electedcluster import ElectedNode
 from support.lane import Run
 
 TIMES = {"durationS": 6, "renewDeadlineS": 4, "retryPeriodS": 1, "marginMs": 500}
@@ -129,34 +128,16 @@ def longest_wait(scene: Scene, node: ElectedNode, begin: float, end: float) -> f
     return max(b - a for a, b in itertools.pairwise(stops))
 
 
-@contextlib.contextmanager
-def scene_of(run: Run) -> Iterator[Scene]:
-    """A cluster with writers, under the policy."""
-    election = {"apiOutagePolicy": "HoldIfPeersAgree", "lease": TIMES}
-    with ElectedCluster(run.new_folder("holding"), election=election) as cluster:
-        scene = Scene(run, cluster, rate=50.0)
-        try:
-            scene.start()
-            yield scene
-        finally:
-            scene.stop()
-
-
 def body(run: Run) -> None:
-    """Rounds up to the count."""
-    story = Story()
-    with scene_of(run) as scene:
-        while run.done < run.wanted and len(run.violations) < 3:
-            kind = run.options.only or PLAN[run.done % len(PLAN)]
+    """Rounds up to the count, under the policy."""
+    election = {"apiOutagePolicy": "HoldIfPeersAgree", "lease": TIMES}
+    with scene_of(run, lambda cluster: Scene(run, cluster, rate=50.0), election=election) as scene:
+
+        def one(kind: str, story: Story) -> None:
             listed(scene)
             ROUNDS[kind](scene, story, run.done)
-            check_rows(scene, story, f"round {run.done + 1} ({kind})")
-            run.count()
-            newest = {k: round(v[-1]) for k, v in story.gaps_ms.items() if k.startswith(kind)}
-            run.say(f"{run.done} of {run.wanted}: {kind} {newest} epoch {scene.cluster.record().epoch}")
-        if run.violations:
-            run.say(scene.cluster.log_tails(60))
-    report(run, story)
+
+        go_round(run, scene, PLAN, one)
 
 
 def listed(scene: Scene) -> None:
@@ -169,10 +150,7 @@ def listed(scene: Scene) -> None:
 def main() -> int:
     """Entry of ``python -m lanes.holding``."""
     run = lane.parse("holding", "rounds", 6, None)
-    if run.options.list:
-        print("\n".join(ROUNDS))
-        return 0
-    return lane.run_lane(run, body)
+    return lane.rounds_main(run, ROUNDS, body)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ python -m lanes.ioerrors --only full
 from __future__ import annotations
 
 import argparse
-import logging
 import random
 import shutil
 import subprocess
@@ -20,13 +19,13 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from support.capturefaults import CaptureFaults
 from support.faultwork import ERRORS, Fault, count_calls, injected
-from support.lane import Run, parse, run_lane
+from support.lane import Run, memory_folder, parse, rounds_main
 from support.storeoracle import Boot, Wrong
 from support.storetrace import Profile
 
@@ -176,15 +175,8 @@ def _new(folder: Path) -> Path:
 
 def body(run: Run) -> None:
     """Everything, on a file system in memory where there is one."""
-    logging.disable(logging.CRITICAL)
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="sqlitecluster-ioerrors-", dir=memory if memory.is_dir() else run.folder))
-    try:
-        with Boot() as boot:
-            Lane(run, folder, boot).go()
-    finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+    with memory_folder(run) as folder, Boot() as boot:
+        Lane(run, folder, boot).go()
 
 
 def main() -> int:
@@ -194,10 +186,7 @@ def main() -> int:
         parser.epilog = "cases: store, capture, full"
 
     run = parse(LANE, "faults", 3024, more)
-    if run.options.list:
-        print("store\ncapture\nfull")
-        return 0
-    return run_lane(run, body)
+    return rounds_main(run, ("store", "capture", "full"), body)
 
 
 if __name__ == "__main__":

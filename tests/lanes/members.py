@@ -210,10 +210,7 @@ def body(run: Run) -> None:
 def main() -> int:
     """Entry of ``python -m lanes.members``."""
     run = lane.parse("members", "rounds", 5, None)
-    if run.options.list:
-        print("\n".join(ROUNDS))
-        return 0
-    return lane.run_lane(run, body)
+    return lane.rounds_main(run, ROUNDS, body)
 
 
 if __name__ == "__main__":

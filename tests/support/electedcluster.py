@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -221,17 +221,7 @@ class ElectedCluster:
         raise AssertionError(f"not settled after {limit_s:.0f} s: {last}\n{self.log_tails()}")
 
     def _unsettled(self) -> str:
-        record = self.record()
-        for node in self.nodes:
-            if node.process is None:
-                continue
-            info = node.info() or {}
-            wanted = "primary" if node.name == record.pod else "replica"
-            if info.get("role") != wanted or not info.get("connected"):
-                return f"{node.name} is {info.get('role')} (connected {info.get('connected')}), not {wanted}"
-            if wanted == "replica" and info.get("primary", {}).get("hostname") != record.pod:
-                return f"{node.name} follows {info.get('primary')}"
-        return "" if record.pod else "nobody holds the Lease"
+        return unsettled((node for node in self.nodes if node.process is not None), self.record().pod)
 
     def labels(self) -> dict[str, str]:
         """Role labels by pod."""
@@ -241,3 +231,15 @@ class ElectedCluster:
     def log_tails(self, lines: int = 25) -> str:
         """The ends of all nodes' logs."""
         return "\n".join(node.log_tail(lines) for node in self.nodes)
+
+
+def unsettled(nodes: Iterable[Node], primary: str) -> str:
+    """Which of them is not what the Lease makes of it; empty: all are."""
+    for node in nodes:
+        info = node.info() or {}
+        wanted = "primary" if node.name == primary else "replica"
+        if info.get("role") != wanted or not info.get("connected"):
+            return f"{node.name} is {info.get('role')} (connected {info.get('connected')}), not {wanted}"
+        if wanted == "replica" and info.get("primary", {}).get("hostname") != primary:
+            return f"{node.name} follows {info.get('primary')}"
+    return "" if primary else "nobody holds the Lease"

@@ -8,6 +8,7 @@ violation, 1 otherwise, 75 could not start (may be run again), 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import shutil
@@ -16,8 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -174,6 +175,27 @@ def lane_main(name: str, unit: str, cases: dict[str, Case]) -> int:
         print("\n".join(cases))
         return 0
     return run_lane(run, lambda r: run_cases(r, cases))
+
+
+def rounds_main(run: Run, rounds: Iterable[str], body: Callable[[Run], None]) -> int:
+    """``main`` of a lane whose kinds of rounds have names; ``run`` comes from ``parse``."""
+    if run.options.list:
+        print("\n".join(rounds))
+        return 0
+    return run_lane(run, body)
+
+
+@contextmanager
+def memory_folder(run: Run) -> Iterator[Path]:
+    """A folder on a file system in memory where there is one; nothing is logged meanwhile."""
+    logging.disable(logging.CRITICAL)
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix=f"sqlitecluster-{run.name}-", dir=memory if memory.is_dir() else run.folder))
+    try:
+        yield folder
+    finally:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def registry() -> tuple[dict[str, Case], Callable[[Case], Case]]:

@@ -26,6 +26,7 @@ from sqlitecluster.election.record import HANDOFF, HandOff, LeaseRecord
 from support import nemesisclient, processes, realapi
 from support.chaosnet import ChaosNet
 from support.cluster import ClusterStartError, SyncError
+from support.electedcluster import unsettled
 from support.history import Away, Term
 from support.namespaces import Namespace
 from support.node import Node, StartError, position_of
@@ -265,14 +266,7 @@ class NemesisCluster:
             record = self.record()
         except (OSError, Refused) as error:
             return f"the API does not answer: {error}"
-        for node in self.nodes:
-            info = node.info() or {}
-            wanted = "primary" if node.name == record.pod else "replica"
-            if info.get("role") != wanted or not info.get("connected"):
-                return f"{node.name} is {info.get('role')} (connected {info.get('connected')}), not {wanted}"
-            if wanted == "replica" and info.get("primary", {}).get("hostname") != record.pod:
-                return f"{node.name} follows {info.get('primary')}"
-        return "" if record.pod else "nobody holds the Lease"
+        return unsettled(self.nodes, record.pod)
 
     def wait_synced(self, name: str, limit_s: float = LIMIT_S) -> None:
         """Wait until all nodes have the same position of a database, twice."""

@@ -75,13 +75,6 @@ class AckTable:
             if replica.acked.get(name) == position:
                 replica.trusted.add(name)
 
-    def forget(self, name: str) -> None:
-        """Nobody waits for this database any more, and no acknowledgement of it counts."""
-        self._expected.pop(name, None)
-        for replica in self._replicas.values():
-            replica.acked.pop(name, None)
-            replica.trusted.discard(name)
-
     def note(self, replica: int, name: str, position: Position) -> None:
         """A replica says that it holds everything up to a position on disk."""
         found = self._replicas.get(replica)

@@ -210,14 +210,14 @@ class Capture:
             self._timer.cancel()
         bell = self._node.bells.replicator
         bell.woke()
-        pause = _BUSY_S
-        if self._turns.acquire(blocking=False):
+        free, pause = self._turns.acquire(blocking=False), _BUSY_S
+        if free:
             try:
                 pause = self._turn_here(time.monotonic())
             finally:
                 self._turns.release()
         bell.going_to_sleep()
-        if pause != _BUSY_S and not np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[: self._state.count]):
+        if free and self._has_news():
             pause = 0.0
         self._timer = self._loop.call_later(min(pause, HOUSEKEEPING_S), self._rung)
 
@@ -243,27 +243,23 @@ class Capture:
 
     def _wait(self, poller: select.poll, now: float) -> None:
         """Until something is due or the bell rings."""
-        due = min(self._due.values(), default=NEVER) - now
-        seconds, with_bell = nap_or_sleep(now - self._last_event, due)
-        if self._node.quorum.holds:  # programs wait for this thread: the bell at once, and no turn for nothing
-            seconds, with_bell = min(max(due, 0.0), HOUSEKEEPING_S), True
+        seconds, with_bell = nap_or_sleep(now - self._last_event, min(self._due.values(), default=NEVER) - now)
         if not with_bell:
             time.sleep(seconds)
             return
         bell = self._node.bells.replicator
         bell.going_to_sleep()
-        count = self._state.count
-        if (
-            not self._stopping.is_set()
-            and not self._orders
-            and self._loop is None
-            and np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[:count])
-        ):
+        if not self._stopping.is_set() and not self._orders and self._loop is None and not self._has_news():
             poller.poll(seconds * 1000)
         with self._owner:
             if self._loop is None:
                 bell.woke()
         self._woken()
+
+    def _has_news(self) -> bool:
+        """Whether an event came that was not noted."""
+        count = self._state.count
+        return not np.array_equal(self._state.column(Word.EVENT_SEQ), self._seen[:count])
 
     def _note_events(self, now: float) -> None:
         """Databases whose event word moved are due now, unless they gather and nobody waits for capture."""

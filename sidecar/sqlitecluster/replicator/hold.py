@@ -129,16 +129,19 @@ class HeldCommits:
     def wait(self, now: float) -> float:
         """Something else must be captured first; a commit that waits too long for it fails."""
         seq = int(self._words[Word.HELD_SEQ])
-        if seq != self._seen:
-            self._seen, self._since = seq, now
+        self._notice(seq, now)
         if now - self._since > self._timeout_s:
             self._give_up(seq)
         return _AGAIN_S
 
-    def _may_begin(self, seq: int, now: float) -> bool:
-        """Whether enough members are connected; a commit that has waited too long for them fails."""
+    def _notice(self, seq: int, now: float) -> None:
+        """The time of a commit runs from when it was seen first."""
         if seq != self._seen:
             self._seen, self._since = seq, now
+
+    def _may_begin(self, seq: int, now: float) -> bool:
+        """Whether enough members are connected; a commit that has waited too long for them fails."""
+        self._notice(seq, now)
         if self._quorum.can_commit:
             return True
         self._say_short(now, self._since + self._timeout_s / 2)
@@ -239,7 +242,7 @@ class HeldCommits:
             return self._settle_spool(flight, now)
         words = self._words
         if words[Word.HELD_WRITTEN] < flight.seq:
-            return self._settle_unwritten(flight, now, since_event)
+            return self._settle_unwritten(flight, now)
         verdict = self._is_published(flight, flight.span, since_event)
         if verdict is None:
             return max(_PUBLISHED_S, tail_pause(since_event))
@@ -249,7 +252,7 @@ class HeldCommits:
             self._take_back(flight, "its program ended before it published it")
         return None
 
-    def _settle_unwritten(self, flight: Flight, now: float, since_event: float) -> float | None:
+    def _settle_unwritten(self, flight: Flight, now: float) -> float | None:
         words = self._words
         if words[Word.HELD_OVER] >= flight.seq or words[Word.HELD_SEQ] != flight.seq:
             self._take_back(flight, "its program was told that it failed")

@@ -250,12 +250,6 @@ class QuorumView:
         if first:
             self._call(self._tell_soon)
 
-    def drop(self, name: str) -> None:
-        """A database is gone."""
-        with self._lock:
-            self._table.forget(name)
-            self._held.pop(name, None)
-
     # inside
 
     def _zone(self, name: str, configured: str) -> str:

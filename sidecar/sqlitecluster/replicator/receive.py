@@ -49,8 +49,8 @@ class _Incoming:
         self.target: Position | None = None
         """Where it must be at least; known with the last page."""
         self.beats = 0
-        self.epoch: Epoch | None = None
-        self.committed: Committed | None = None
+        self.after: list[Epoch | Committed] = []
+        """What is to be done once the image is in place."""
 
 
 class Receiver:
@@ -130,7 +130,7 @@ class Receiver:
         elif frame.type is FrameType.SYNC:
             self.on_sync()
         elif frame.type is FrameType.EPOCH:
-            self._epoch(Epoch(frame.name, *wire.decode_epoch(frame)))
+            self._after_image(Epoch(frame.name, *wire.decode_epoch(frame)))
         elif frame.type is FrameType.END:
             raise StreamError("the primary stops")
         elif frame.type is FrameType.ERROR:
@@ -162,7 +162,7 @@ class Receiver:
         elif frame.type is FrameType.DROP:
             self._queue.put(Drop(name, wire.decode_position(frame)))
         elif frame.type is FrameType.COMMITTED:
-            self._commit(Committed(name, wire.decode_committed(frame)))
+            self._after_image(Committed(name, wire.decode_committed(frame)))
         elif frame.type is FrameType.UNKNOWN:
             self._node.problems.report(
                 "UnknownDatabase",
@@ -172,19 +172,12 @@ class Receiver:
         else:
             raise WireError("type", frame.type.name, "not what a primary sends in a stream")
 
-    def _commit(self, work: Committed) -> None:
+    def _after_image(self, work: Epoch | Committed) -> None:
         incoming = self._incoming.get(work.name)
         if incoming is None:
             self._queue.put(work)
         else:
-            incoming.committed = work  # once the image is in place
-
-    def _epoch(self, work: Epoch) -> None:
-        incoming = self._incoming.get(work.name)
-        if incoming is None:
-            self._queue.put(work)
-        else:
-            incoming.epoch = work  # once the image is in place
+            incoming.after.append(work)
 
     async def _transaction(self, name: str, ltx: bytes) -> None:
         incoming = self._incoming.get(name)
@@ -228,10 +221,8 @@ class Receiver:
         self._queue.put(
             Install(name, stage.path, stage.page_size, stage.pages, stage.position, stage.timestamp_ms, diverged)
         )
-        if incoming.epoch is not None:
-            self._queue.put(incoming.epoch)
-        if incoming.committed is not None:
-            self._queue.put(incoming.committed)
+        for work in incoming.after:
+            self._queue.put(work)
 
     def _report_tail(self, name: str, reason: Reason) -> None:
         db = self._node.find(name)

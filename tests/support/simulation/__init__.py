@@ -3,7 +3,7 @@
 Production code that runs here, as it is:
 
     election        ``Elector`` with hand-offs, members, acknowledgements; ``LeaseRecord``
-    replication     ``decide``, ``lineage``, ``wire``, ``assembly``, ``quorum.AckTable``, ``committed.Pending``
+    replication     ``decide``, ``lineage``, ``wire``, ``assembly``, ``quorum.AckTable``, ``committed.merged``
     replicator      ``Lane`` and ``SnapshotSender`` (what is sent), ``Stage`` (a received image), ``EpochFile``,
                     ``capture_group``, ``CapturedDatabase.publish``
     mount           ``waltrack.WalTracker`` (each write, and which one completes a commit), ``Context.is_fenced``

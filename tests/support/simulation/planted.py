@@ -12,10 +12,10 @@ from typing import Any
 
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.waltrack import WalTracker
-from sqlitecluster.replication.committed import Pending
 from sqlitecluster.replication.quorum import AckTable
 from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.store.log import NodeLog
+from support.simulation.pending import Pending
 
 Bug = Callable[[], contextlib.AbstractContextManager[None]]
 

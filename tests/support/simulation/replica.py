@@ -1,6 +1,6 @@
 """What a simulated node does while it is a replica, and how it finds itself again at a start.
 
-Production parts: the store, ``Pending``, ``recovery.prepare_database`` (Async). Replaced:
+Production parts: the store, ``committed.merged``, ``recovery.prepare_database`` (Async). Replaced:
 the wal-index and the locks; a replica's image is its database file, written in place
 after the transaction is in the log. In Quorum a start shows the oldest state that
 checksums prove and that is not older than what was shown before.
@@ -16,7 +16,7 @@ from sqlitecluster.errors import Diverged
 from sqlitecluster.ltx import Header, encode, fold, page_checksum, page_checksums
 from sqlitecluster.ltx.decoder import LTXFile, decode
 from sqlitecluster.replication import wire
-from sqlitecluster.replication.committed import Pending, merged
+from sqlitecluster.replication.committed import merged
 from sqlitecluster.replication.decide import Reason
 from sqlitecluster.replication.position import ZERO, Position
 from sqlitecluster.replication.wire import FrameType
@@ -25,6 +25,7 @@ from sqlitecluster.store import recovery
 from sqlitecluster.store.state import OWNER_SIDECAR
 from sqlitecluster.store.walfile import WalPages
 from support.simulation.pagestream import PAGE_SIZE
+from support.simulation.pending import Pending
 from support.simulation.streams import NAME
 
 if TYPE_CHECKING:
