@@ -8,9 +8,9 @@ Rules:
     1. No queue: whoever looks late sees the newest words.
     2. One database that fails is reported and tried again later; the others go on.
     3. Nothing here waits for another process except by a bounded time.
-    4. While commits wait for acknowledgements their programs wait for the way through this
-       process: then the event loop itself answers the bell (``attend``) and captures small
-       commits in its own turn, two changes of threads less. Turns exclude one another.
+    4. The event loop itself answers the bell (``attend``) and captures small commits in its own
+       turn, two changes of threads less; the thread does what takes long, and leads while
+       commits are frequent: naps cost less then than a ring for each. Turns exclude one another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sqlitecluster.errors import NoSuchDatabase, SQLiteClusterError, Unavailable
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_database import DatabaseCapture
 from sqlitecluster.replicator.capture_group import Pages
-from sqlitecluster.replicator.capture_pace import HOUSEKEEPING_S, NEVER, RETRY_S, nap_or_sleep
+from sqlitecluster.replicator.capture_pace import HOUSEKEEPING_S, NEVER, RETRY_S, SPIN_S, Pace, nap_or_sleep
 from sqlitecluster.replicator.importing import import_image
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.shared import SLOTS, NodeWord, Word
@@ -71,11 +71,14 @@ class Capture:
         self._databases: dict[int, DatabaseCapture] = {}
         self._due: dict[int, float] = {}
         self._last_event = 0.0
+        self._pace = Pace()
         self._orders: deque[_Order] = deque()
         self._turns = threading.Lock()
         """Held by whoever captures: the thread, or the event loop."""
         self._owner = threading.Lock()
         """Held while it matters who answers the bell."""
+        self._leads = True
+        """The thread looks for events itself."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -91,7 +94,7 @@ class Capture:
     def attend(self) -> None:
         """[event loop] Answer the bell here from now on."""
         with self._owner:
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._leads = asyncio.get_running_loop(), False
         self._loop.add_reader(self._node.bells.replicator.fd, self._rung)
         self._wake_thread()
         self._rung()
@@ -101,7 +104,7 @@ class Capture:
         if self._loop is not None:
             self._loop.remove_reader(self._node.bells.replicator.fd)
             with self._owner:
-                self._loop = None
+                self._loop, self._leads = None, True
             if self._timer is not None:
                 self._timer.cancel()
             self._wake_thread()
@@ -175,18 +178,18 @@ class Capture:
                 if self._orders:
                     self._carry_out(self._orders.popleft())
                 now = time.monotonic()
-                beside = self._loop is not None
+                beside = not self._leads
                 if not beside:
                     self._note_events(now)
-                due = [slot for slot, at in self._due.items() if at <= now and not (beside and self._is_quick(slot))]
+                due = [slot for slot, at in self._due.items() if at <= now and self._is_mine(slot, now)]
                 for slot in due:
                     self._turn(slot, now)
-                mine = [at for slot, at in self._due.items() if not (beside and self._is_quick(slot))]
+                pause = min((at for slot, at in self._due.items() if self._is_mine(slot, now)), default=NEVER) - now
             self._state.node[NodeWord.CAPTURE_ALIVE_NS] = time.monotonic_ns()
-            if not due and self._loop is not None:
-                self._wait_beside_the_loop(min(mine, default=NEVER) - now)
+            if not due and beside:
+                self._wait_beside_the_loop(pause)
             elif not due:
-                self._wait(poller, now)
+                self._wait(poller, now, pause)
         with self._turns:
             self._finish()
 
@@ -208,48 +211,78 @@ class Capture:
             return
         if self._timer is not None:
             self._timer.cancel()
+        pause = HOUSEKEEPING_S if self._is_led() else self._answer()
+        self._timer = self._loop.call_later(min(pause, HOUSEKEEPING_S), self._rung)
+
+    def _is_led(self) -> bool:
+        """[event loop] Whether the thread looks for events now; a late ring of the bell is taken back."""
+        with self._owner:
+            if self._leads:
+                self._node.bells.replicator.woke()
+            return self._leads
+
+    def _answer(self) -> float:
+        """[event loop] Do what is small; seconds until the next look."""
         bell = self._node.bells.replicator
         bell.woke()
-        free, pause = self._turns.acquire(blocking=False), _BUSY_S
-        if free:
-            try:
-                pause = self._turn_here(time.monotonic())
-            finally:
-                self._turns.release()
+        if not self._turns.acquire(blocking=False):
+            bell.going_to_sleep()
+            return _BUSY_S
+        try:
+            pause = self._turn_here(time.monotonic())
+        finally:
+            self._turns.release()
+        if self._pace.is_fast and not self._node.quorum.holds:
+            with self._owner:
+                self._leads = self._loop is not None
+            self._wake_thread()
+            return HOUSEKEEPING_S
         bell.going_to_sleep()
-        if free and self._has_news():
-            pause = 0.0
-        self._timer = self._loop.call_later(min(pause, HOUSEKEEPING_S), self._rung)
+        return 0.0 if self._has_news() else pause
 
     def _turn_here(self, now: float) -> float:
         """[event loop] Do what is small, leave the rest to the thread; seconds until the next small thing is due."""
         self._note_events(now)
         for slot, at in list(self._due.items()):
-            if at <= now and self._is_quick(slot):
-                self._turn(slot, now)
+            if at <= now and not self._is_mine(slot, now):
+                self._spin(slot, now)
         quick, others = NEVER, False
         for slot, at in self._due.items():
-            if self._is_quick(slot):
+            if self._is_mine(slot, now):
+                others = others or at <= now + HOUSEKEEPING_S
+            else:
                 quick = min(quick, at)
-            elif at <= now:
-                others = True
         if others:
             self._wake_thread()
         return max(quick - now, 0.0)
 
-    def _is_quick(self, slot: int) -> bool:
-        database = self._databases.get(slot)
-        return database is not None and database.is_quick
+    def _spin(self, slot: int, now: float) -> None:
+        """[event loop] Turns of one database whose program is about to publish what it wrote."""
+        limit, database = now + SPIN_S, self._databases[slot]
+        while self._due.get(slot, NEVER) <= now < limit and database.is_plain:
+            self._turn(slot, now)
+            now = time.monotonic()
 
-    def _wait(self, poller: select.poll, now: float) -> None:
+    def _is_mine(self, slot: int, now: float) -> bool:
+        """Whether the thread has to look after it, and not the event loop."""
+        database = self._databases.get(slot)
+        return self._leads or database is None or not database.is_quick(now)
+
+    def _wait(self, poller: select.poll, now: float, until_due: float) -> None:
         """Until something is due or the bell rings."""
-        seconds, with_bell = nap_or_sleep(now - self._last_event, min(self._due.values(), default=NEVER) - now)
+        seconds, with_bell = nap_or_sleep(now - self._last_event, until_due, is_fast=self._pace.is_fast)
         if not with_bell:
             time.sleep(seconds)
             return
         bell = self._node.bells.replicator
-        bell.going_to_sleep()
-        if not self._stopping.is_set() and not self._orders and self._loop is None and not self._has_news():
+        with self._owner:
+            self._leads = self._loop is None
+            bell.going_to_sleep()
+        if not self._leads:
+            if self._due or self._has_news():
+                bell.ring()
+            return
+        if not self._stopping.is_set() and not self._orders and not self._has_news():
             poller.poll(seconds * 1000)
         with self._owner:
             if self._loop is None:
@@ -269,6 +302,7 @@ class Capture:
         if not len(changed):
             return
         self._last_event = now
+        self._pace.note(int((column[changed] - self._seen[changed]).sum()), now)
         for slot in changed.tolist():
             self._seen[slot] = column[slot]
             database = self._databases.get(slot)

@@ -25,7 +25,7 @@ from typing import Final
 
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import CorruptStore, LockTimeout, NotADatabase
-from sqlitecluster.replicator.capture_pace import NEVER, RETRY_S, gather_pause, tail_pause
+from sqlitecluster.replicator.capture_pace import LIVELY_S, NEVER, RETRY_S, gather_pause, tail_pause
 from sqlitecluster.replicator.capture_proof import QUIET_S
 from sqlitecluster.replicator.capture_publish import CapturedDatabase
 from sqlitecluster.replicator.capture_raw import QUIET_NS, ImageCapture
@@ -40,6 +40,7 @@ from sqlitecluster.store.spool import Spool, read_spool, spool_path
 log = logging.getLogger(__name__)
 
 _GONE: Final = re.compile(r"wal\.(\d{1,20})\.gone")
+_SMALL_BYTES: Final = 64 << 10
 _SETTLE_TURNS: Final = 100_000
 _FINISH_PAUSE_S: Final = 0.001
 _HELD_AGAIN_S: Final = 0.005
@@ -70,18 +71,38 @@ class DatabaseCapture:
             self.held.resume()
 
     @property
-    def is_quick(self) -> bool:
-        """Whether the next turn does nothing but look after one small commit that waits."""
-        words = self.words
+    def is_plain(self) -> bool:
+        """Whether there is nothing but commits to look after: no drop, no raw write, no image."""
+        words, db = self.words, self.db
         return (
-            (self.held.is_asked or (self.held.flight is not None and self.held.flight.span is not None))
-            and words[Word.SPOOL_SEQ] == words[Word.SPOOL_DONE]
-            and words[Word.GONE_SEQ] == words[Word.GONE_DONE]
-            and not self._may_have_gone()
-            and not (self.db.compare_wanted or self.db.is_new or self.db.is_dropped)
+            words[Word.GONE_SEQ] == words[Word.GONE_DONE]
             and words[Word.RAW_HINT] == words[Word.RAW_HINT_DONE]
-            and self.held.is_small
+            and words[Word.KIND] == KIND_DATABASE
+            and not (db.compare_wanted or db.is_new or db.is_dropped)
         )
+
+    def is_quick(self, now: float) -> bool:
+        """Whether the next turn does nothing but look after one small commit: it may be made where others wait."""
+        words = self.words
+        if not self.is_plain:
+            return False
+        if words[Word.SPOOL_SEQ] != words[Word.SPOOL_DONE]:
+            return not self.db.node.quorum.holds and not words[Word.HAS_WAL] and self._next_spool_is_small()
+        if self._may_have_gone():
+            return False
+        if self.db.node.quorum.holds:
+            flight = self.held.flight
+            return (self.held.is_asked or (flight is not None and flight.span is not None)) and self.held.is_small
+        content = self.wal.content
+        assert content is not None
+        return 0 < words[Word.WAL_END] - content.cursor.end <= _SMALL_BYTES and now - self.last_event < LIVELY_S
+
+    def _next_spool_is_small(self) -> bool:
+        path = spool_path(runtime_dir(self.db.node.config), self.db.slot, self.words[Word.SPOOL_DONE] + 1)
+        try:
+            return path.stat().st_size <= _SMALL_BYTES
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Release all descriptors."""

@@ -119,8 +119,7 @@ class PrimaryRole:
         quorum.begin({name: store.open(name).position for name in store.names()}, are_committed=True)
         await asyncio.to_thread(self.capture.start)
         quorum.hold(on=True)
-        if quorum.holds:
-            self.capture.attend()
+        self.capture.attend()
         state.node[NodeWord.ROLE] = ROLE_PRIMARY
         self._node.bells.mount.ring()
         self._parts.hub.primary = True

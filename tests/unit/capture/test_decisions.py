@@ -161,8 +161,22 @@ def test_commits_gather_only_when_they_come_fast() -> None:
 
 
 def test_a_quiet_node_sleeps_on_its_bell() -> None:
-    assert pace.nap_or_sleep(5.0, pace.NEVER) == (pace.HOUSEKEEPING_S, True)
+    assert pace.nap_or_sleep(5.0, pace.NEVER, is_fast=True) == (pace.HOUSEKEEPING_S, True)
 
 
-def test_a_lively_node_naps_without_it() -> None:
-    assert pace.nap_or_sleep(0.0005, pace.NEVER) == (pace.NAP_S, False)
+def test_a_node_whose_commits_come_fast_naps_without_it() -> None:
+    assert pace.nap_or_sleep(0.0005, pace.NEVER, is_fast=True) == (pace.NAP_S, False)
+    assert pace.nap_or_sleep(0.0005, pace.NEVER, is_fast=False) == (pace.HOUSEKEEPING_S, True)
+
+
+def test_how_fast_commits_come_is_seen_within_some_milliseconds() -> None:
+    seen = pace.Pace()
+    now = 100.0
+    for _ in range(20):
+        now += 1 / 300
+        seen.note(1, now)
+    assert not seen.is_fast
+    for _ in range(120):
+        now += 1 / 10_000
+        seen.note(1, now)
+    assert seen.is_fast
