@@ -108,6 +108,16 @@ class Bound(Troubled):
         self.heads[node.store] = head
         node.data = (stamp, head.number) if head else (0, 0)
 
+    def fetch(self, node: Node, action: m.FetchMissing) -> None:
+        """What goes on from what this node has can be had."""
+        for lack in action.lacks:
+            other = self.find(lack.pod)
+            there = self.linked(node, other) and self.time >= other.paused_until and self.rng.random() >= self.loss
+            if there and contains(self.head(other), self.head(node)):
+                self.put(node, self.head(other), other.data[0])
+                self.say(f"{node.name} fetched {other.data} from {other.name}")
+        super().fetch(node, action)
+
     def kinds(self) -> tuple[str, ...]:
         kinds = tuple(kind for kind in super().kinds() if kind not in TAMPERED)
         kinds = (*kinds, *LOSSES, *(LONELY if self.preferred else ()))

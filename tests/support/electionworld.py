@@ -132,6 +132,8 @@ class World:
             self.request(node, action.record.to_object() if isinstance(action, m.PutLease) else None)
         elif isinstance(action, m.AskPeers):
             self.ask(node, action.epoch)
+        elif isinstance(action, m.FetchMissing):
+            self.fetch(node, action)
         elif isinstance(action, m.AskPledges):
             electionhold.ask(self, node, action)
         elif isinstance(action, m.Note):
@@ -185,6 +187,10 @@ class World:
         wait = self.delay() if len(peers) == known else 1.0
         pods = frozenset(n.id for n in self.nodes if n.name in self.listed) if self.reaches_api(node) else frozenset()
         node.later(wait, lambda now: m.PeersAnswered(node.state(), tuple(peers), known, now, pods=pods))
+
+    def fetch(self, node: Node, action: m.FetchMissing) -> None:
+        """Nothing can be had from anybody here."""
+        self.ask(node, action.epoch)
 
     def become(self, node: Node, epoch: int) -> None:
         if epoch <= node.durable:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from sqlitecluster.election.holding import still_held
 from sqlitecluster.election.instants import Instant
-from sqlitecluster.election.messages import NodeState, PeersAnswered
+from sqlitecluster.election.messages import Lack, NodeState, PeersAnswered
 from sqlitecluster.election.observation import Claim
-from sqlitecluster.election.quorum import ADVICE, obstacle
+from sqlitecluster.election.quorum import ADVICE, lacking, obstacle
 from sqlitecluster.election.ranking import preference, weight
 from sqlitecluster.election.record import LeaseRecord
 
@@ -35,6 +35,8 @@ class Verdict:
     """Only for a while: another node should go first."""
     loss: bool = False
     """Only because a person accepts that acknowledged transactions may be lost."""
+    lacks: tuple[Lack, ...] = ()
+    """What others hold more of; perhaps it can be fetched first."""
 
 
 def judge(
@@ -65,10 +67,12 @@ def judge(
     better = _better(record, answer)
     if better is not None and claim is not Claim.OFFERED and not impatient:
         return Verdict(0, "", f"{better.pod} should go first", patient=True)
-    why = obstacle(record, answer, acks) if claim is not Claim.OFFERED and answer.asked else ""
+    if claim is Claim.OFFERED or not answer.asked:
+        return Verdict(next_epoch(claim, record, answer, known_epoch))
+    why, lacks = obstacle(record, answer, acks), lacking(record, answer)
     if why and not record.loss_accepted(local.pod):
-        return Verdict(0, "QuorumLost", f"{why}; {ADVICE}")
-    return Verdict(next_epoch(claim, record, answer, known_epoch), loss=bool(why))
+        return Verdict(0, "QuorumLost", f"{why}; {ADVICE}", lacks=lacks)
+    return Verdict(next_epoch(claim, record, answer, known_epoch), loss=bool(why), lacks=lacks)
 
 
 def next_epoch(claim: Claim, record: LeaseRecord, answer: PeersAnswered, known_epoch: int) -> int:

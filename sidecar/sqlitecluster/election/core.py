@@ -101,6 +101,7 @@ class ElectorCore:
         self._asking = False
         self._asked = 0
         self._ask_at = NEVER
+        self._has_fetched = False
         self._patient_since: Instant | None = None
         self._not_before = NEVER
         self._following: tuple[str, str, int] | None = None

@@ -256,6 +256,24 @@ class AskPeers:
 
 
 @dataclass(frozen=True, slots=True)
+class Lack:
+    """A peer that answered holds more of a database than this node."""
+
+    pod: str
+    name: str
+    position: tuple[int, int]
+    """Where the peer stands: (epoch, TXID)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchMissing:
+    """Get what this node lacks, as far as it continues what it has; then go on as ``AskPeers`` does."""
+
+    lacks: tuple[Lack, ...]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskPledges:
     """Ask these pods to promise that they do not take over for a while; each answer is an event."""
 
@@ -351,6 +369,7 @@ Action = (
     ReadLease
     | PutLease
     | AskPeers
+    | FetchMissing
     | AskPledges
     | Note
     | SetMembers

@@ -9,11 +9,14 @@ Rules:
     1. A candidate needs the promises of V - n members, itself included if it is one: each
        has made an epoch above the Lease's durable before it said where it stands, and takes
        nothing of an older primary any more.
-    2. Of all that these hold, it holds the newest (epoch, TXID) of each database itself.
+    2. Of all that these hold, it holds the newest (epoch, TXID) of each database itself; what it
+       lacks it fetches from them before it asks again (``lacking``): of several databases
+       each can be newest at another member.
     3. The volume of the last holder needs nobody: it has everything that was acknowledged.
        So has the target of a hand-off (``Claim.OFFERED``).
     4. Nothing was promised (no acknowledgements in the Lease), or less than that
-       (``degraded-since``): the best position that can be reached goes first, as always.
+       (``degraded-since``): the best position that can be reached goes first, as always. It
+       fetches, too, but what cannot be fetched does not hold it up.
     5. Where the Lease does not say what was promised (it was made again, set back behind
        data that a node has, or spoiled) every pod must answer.
     6. A person can accept the loss (``DataLoss``); ``candidacy`` asks for that.
@@ -23,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlitecluster.election.messages import NodeState, PeersAnswered
+from sqlitecluster.election.messages import Lack, NodeState, PeersAnswered
 from sqlitecluster.election.record import Holder, LeaseRecord
 from sqlitecluster.units import format_node_id
 
@@ -35,27 +38,41 @@ ADVICE = (
 
 def obstacle(record: LeaseRecord, answer: PeersAnswered, acks: int) -> str:
     """Why this node may not take over; empty when it may. ``acks``: what is configured here."""
+    why, voters = _voters(record, answer, acks)
+    lacks = () if why else _lacks(answer.local, voters)
+    if lacks:
+        return f"{lacks[0].pod} holds more of {lacks[0].name} than this node does; only the newest may take over"
+    return why
+
+
+def lacking(record: LeaseRecord, answer: PeersAnswered) -> tuple[Lack, ...]:
+    """The newest of each database that others hold more of, among those that take nothing of older epochs any more."""
+    return _lacks(answer.local, _promised(record, answer))
+
+
+def _voters(record: LeaseRecord, answer: PeersAnswered, acks: int) -> tuple[str, list[NodeState]]:
+    """Why too few answer (or nothing), and those that must not hold more than this node."""
     promise, local = record.promise, answer.local
     unknown = unknown_promise(record, answer, acks)
-    if promise.degraded_ns is not None and not unknown:
-        return ""
     if unknown:
         voters = _promised(record, answer)
         if len(voters) < answer.known:
-            return f"{unknown}, so every other pod must answer: {len(voters)} of {answer.known} do{_silent(answer)}"
-        return _behind(local, voters)
-    if not promise.is_given or (local.store and local.store == promise.store):
-        return ""
+            few = f"{unknown}, so every other pod must answer: {len(voters)} of {answer.known} do{_silent(answer)}"
+            return few, []
+        return "", voters
+    if promise.degraded_ns is not None or not promise.is_given or (local.store and local.store == promise.store):
+        return "", []
     voters = [peer for peer in _promised(record, answer) if peer.store in promise.members - {local.store}]
     count = len({peer.store for peer in voters}) + (local.store in promise.members)
-    if count < promise.needed:
-        missing = promise.members - {peer.store for peer in voters} - {local.store}
-        return (
-            f"{promise.needed} of the {len(promise.members)} members must answer before anybody takes over "
-            f"({promise.acks} acknowledged each commit), {count} answer; missing: "
-            f"{', '.join(format_node_id(store) for store in sorted(missing))}{_silent(answer)}"
-        )
-    return _behind(local, voters)
+    if count >= promise.needed:
+        return "", voters
+    missing = promise.members - {peer.store for peer in voters} - {local.store}
+    few = (
+        f"{promise.needed} of the {len(promise.members)} members must answer before anybody takes over "
+        f"({promise.acks} acknowledged each commit), {count} answer; missing: "
+        f"{', '.join(format_node_id(store) for store in sorted(missing))}{_silent(answer)}"
+    )
+    return few, []
 
 
 def unknown_promise(record: LeaseRecord, answer: PeersAnswered, acks: int) -> str:
@@ -80,12 +97,14 @@ def _promised(record: LeaseRecord, answer: PeersAnswered) -> list[NodeState]:
     return [peer for peer in answer.peers if peer.epoch >= answer.asked]
 
 
-def _behind(local: NodeState, voters: Iterable[NodeState]) -> str:
+def _lacks(local: NodeState, voters: Iterable[NodeState]) -> tuple[Lack, ...]:
+    newest: dict[str, Lack] = {}
     for voter in voters:
-        for name, position in sorted(voter.positions.items()):
-            if position > local.positions.get(name, (0, 0)):
-                return f"{voter.pod} holds more of {name} than this node does; only the newest may take over"
-    return ""
+        for name, position in voter.positions.items():
+            known = newest.get(name)
+            if position > (known.position if known is not None else local.positions.get(name, (0, 0))):
+                newest[name] = Lack(voter.pod, name, position)
+    return tuple(newest[name] for name in sorted(newest))
 
 
 def _silent(answer: PeersAnswered) -> str:

@@ -12,6 +12,7 @@ from sqlitecluster.election.instants import Instant
 from sqlitecluster.election.messages import (
     AskPeers,
     BecomePrimary,
+    FetchMissing,
     Follow,
     HandOffReady,
     PeersAnswered,
@@ -67,6 +68,11 @@ class Taking(ElectorCore):
         verdict = judge(claim, record, event, self.seen.known_epoch, acks=acks)
         if verdict.patient and event.now.since(patient_since) >= self._retry_ns * _PATIENCE:
             verdict = judge(claim, record, event, self.seen.known_epoch, impatient=True, acks=acks)
+        if verdict.lacks and not self._has_fetched:
+            self._asking = self._has_fetched = True
+            self._do(FetchMissing(verdict.lacks, self._asked))
+            return
+        self._has_fetched = False
         if verdict.code:
             self._report(verdict.code, verdict.reason)
         if verdict.epoch and not self._asked:  # it seems possible: only now are older epochs refused

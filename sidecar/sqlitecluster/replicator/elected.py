@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlitecluster.election import Elector, ElectorSettings, Holder, Instant, LeaseRecord
@@ -26,6 +26,7 @@ from sqlitecluster.election.instants import MILLISECOND, NEVER
 from sqlitecluster.errors import SQLiteClusterError, Unavailable
 from sqlitecluster.kubeapi import Conflict, Credentials, KubeAPI, KubeError, NotFound
 from sqlitecluster.replicator.election_facts import Facts
+from sqlitecluster.replicator.election_fetch import Fetcher
 from sqlitecluster.replicator.election_hold import Holds
 from sqlitecluster.replicator.election_labels import RoleLabels
 from sqlitecluster.replicator.election_peers import Peers
@@ -81,6 +82,7 @@ class Elected:
         self.peers = Peers(replicator, self._api, self.elector, self._told)
         self.holds = self.peers.holds = Holds(replicator, self.peers, self.elector, self._step)
         self.members = Members(replicator.services.quorum, self.peers, self.elector, self._looked)
+        self._fetcher = Fetcher(replicator.services, lambda: replicator.roles.incoming, self.peers.address)
         self._labels = RoleLabels(self._api, self.peers, self._problems, self._may_write)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -146,10 +148,8 @@ class Elected:
                 self._spawn(self._read())
             case m.PutLease(record):
                 self._spawn(self._put(record))
-            case m.AskPeers(epoch):
-                self._spawn(self._ask(epoch))
-            case m.AskPledges():
-                self._spawn(self.holds.ask(action))
+            case m.AskPeers() | m.FetchMissing() | m.AskPledges():
+                self._do_ask(action)
             case m.SetFence(deadline):
                 self._set_fence(deadline)
             case m.TellTarget(pod, record, drained_at, started_at):
@@ -162,6 +162,16 @@ class Elected:
                 self._work.put_nowait(self._let_go)
             case _:
                 self._do_role(action)
+
+    def _do_ask(self, action: m.AskPeers | m.FetchMissing | m.AskPledges) -> None:
+        """What needs the answers of peers."""
+        match action:
+            case m.AskPeers(epoch):
+                self._spawn(self._ask(epoch))
+            case m.FetchMissing(lacks, epoch):
+                self._spawn(self._fetch(lacks, epoch))
+            case m.AskPledges():
+                self._spawn(self.holds.ask(action))
 
     def _do_role(self, action: m.Action) -> None:
         """What takes long, one after the other."""
@@ -265,6 +275,10 @@ class Elected:
         answers, known = await self.peers.ask(epoch)
         local, pods = self.peers.local(), self.peers.existing()
         self._step(m.PeersAnswered(local, answers, known, clock(), pods=pods))
+
+    async def _fetch(self, lacks: Sequence[m.Lack], epoch: int) -> None:
+        await self._fetcher.fetch(lacks)
+        await self._ask(epoch)
 
     # -- roles -----------------------------------------------------------------------
 

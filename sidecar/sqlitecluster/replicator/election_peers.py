@@ -30,6 +30,7 @@ from sqlitecluster.election.instants import MILLISECOND
 from sqlitecluster.election.messages import HandOffReady, NodeState
 from sqlitecluster.errors import FormatError, Unavailable
 from sqlitecluster.kubeapi import KubeAPI, KubeError, Pod
+from sqlitecluster.replicator.services import PrimaryAddress
 from sqlitecluster.units import format_node_id, parse_node_id
 
 if TYPE_CHECKING:
@@ -172,6 +173,15 @@ class Peers:
         if self._session is None:
             self._session = aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=16))
         return self._session
+
+    def address(self, pod_name: str) -> PrimaryAddress | None:
+        """Where a pod of the cluster answers; None: the API does not list it."""
+        pod = next((pod for pod in self._pods if pod.name == pod_name and pod.ip), None)
+        identity = self._replicator.services.identity
+        if pod is None:
+            return None
+        name = identity.server_name(pod.name, pod.ip) if identity is not None else ""
+        return PrimaryAddress(pod.name, self._url(pod, ""), name)
 
     def _url(self, pod: Pod, path: str) -> str:
         scheme = "http" if self._replicator.services.identity is None else "https"

@@ -34,6 +34,7 @@ from sqlitecluster.replicator.handover import Handover
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.roles import Parts, PrimaryRole, ReplicaRole, Role
 from sqlitecluster.replicator.services import PrimaryAddress
+from sqlitecluster.replicator.work import WorkQueue
 from sqlitecluster.shared import ROLE_DISCONNECTED, ROLE_FENCED, ROLE_NAMES, ROLE_NONE, ROLE_PRIMARY, NodeWord, Word
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,11 @@ class Roles:
     def is_primary(self) -> bool:
         """Whether this node captures (its fence may have passed)."""
         return isinstance(self.role, PrimaryRole)
+
+    @property
+    def incoming(self) -> WorkQueue | None:
+        """Where a replica's transactions go; None: this node is no replica."""
+        return self.role.applier.queue if isinstance(self.role, ReplicaRole) else None
 
     @property
     def is_draining(self) -> bool:

@@ -122,7 +122,7 @@ class Actions:
                 self.request(node, None)
             case m.PutLease(record):
                 self.request(node, record)
-            case m.AskPeers(epoch):
+            case m.AskPeers(epoch) | m.FetchMissing(_, epoch):  # nothing can be fetched here
                 self._ask(node, epoch)
             case m.Note(epoch):
                 node.promise(epoch)

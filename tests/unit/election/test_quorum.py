@@ -12,7 +12,7 @@ from sqlitecluster.election import messages as m
 from sqlitecluster.election.candidacy import judge
 from sqlitecluster.election.observation import Claim
 from sqlitecluster.election.promise import DataLoss, Promise
-from sqlitecluster.election.quorum import obstacle
+from sqlitecluster.election.quorum import lacking, obstacle
 from sqlitecluster.election.record import LeaseRecord
 from support import quorumtable
 from support.electionbench import START, lease
@@ -71,10 +71,31 @@ def test_a_longer_tail_of_an_older_epoch_is_not_newer() -> None:
     assert why(promised(), answers(node(B, 5), older)) == ""
 
 
-def test_more_in_one_database_and_less_in_another_takes_over_from_neither() -> None:
+def test_more_in_one_database_and_less_in_another_has_something_to_fetch_first() -> None:
     one, two = node(B, positions={"x": (3, 5), "y": (3, 1)}), node(C, positions={"x": (3, 4), "y": (3, 2)})
     assert "holds more of y" in why(promised(), answers(one, two))
     assert "holds more of x" in why(promised(), answers(two, one))
+    assert lacking(promised(), answers(one, two)) == (m.Lack("c-c", "y", (3, 2)),)
+    verdict = judge(Claim.FREE, promised(), answers(one, two), 3, acks=1)
+    assert (verdict.epoch, verdict.code, verdict.lacks) == (0, "QuorumLost", (m.Lack("c-c", "y", (3, 2)),))
+
+
+def test_what_is_to_be_fetched_is_the_newest_of_each_database() -> None:
+    one = node(B, positions={"x": (3, 5)})
+    two, three = node(C, positions={"x": (3, 6), "y": (3, 1)}), node(D, positions={"x": (3, 7)})
+    lacks = lacking(promised(1, A, B, C, D), answers(one, two, three, known=3))
+    assert lacks == (m.Lack("c-d", "x", (3, 7)), m.Lack("c-c", "y", (3, 1)))
+
+
+def test_nothing_is_fetched_from_who_still_takes_older_epochs() -> None:
+    assert lacking(promised(), answers(node(B, 5), node(C, 6, epoch=3))) == ()
+    assert lacking(promised(), answers(node(B, 5), node(C, 6), asked=3)) == ()
+
+
+def test_where_nothing_was_promised_what_is_lacking_is_fetched_but_holds_nobody_up() -> None:
+    one, two = node(B, positions={"x": (3, 5), "y": (3, 1)}), node(C, positions={"x": (3, 3), "y": (3, 2)})
+    verdict = judge(Claim.FREE, promised(0), answers(one, two), 3)
+    assert (verdict.epoch, verdict.lacks) == (5, (m.Lack("c-c", "y", (3, 2)),))
 
 
 def test_an_answer_that_is_no_promise_does_not_count() -> None:
