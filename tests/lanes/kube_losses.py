@@ -3,10 +3,14 @@
 Each case takes the primary away in another way and measures the time until a row is acknowledged again.
 In Async mode rows that had not reached a replica may be missing afterwards; they are counted, and may only be
 those of the last moment. An old primary that lives on must acknowledge nothing once another one has begun.
+
+``api-frozen``: the API server answers nothing; the fence ends writing. ``api-frozen-agreed``: the same for a minute
+in a cluster with ``apiOutagePolicy: HoldIfPeersAgree``: the primary writes on, and nobody else does.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -22,6 +26,9 @@ WRITABLE_MAX_S = 20.0
 WRITABLE_P50_S = 15.0
 UNREPLICATED_S = 1.0
 API_FREEZE_S = (20.0, 40.0, 60.0)
+AGREED_S = 60.0
+AGREED_WAIT_MAX_S = 2.0
+MUST_AGREE = "sqlitecluster.dev/must-agree"
 
 Loss = Callable[[Sampled, str], Callable[[], None]]
 """Takes (cluster, primary pod), does the damage, returns what repairs it."""
@@ -151,19 +158,57 @@ def _api_frozen(run: Run, sampled: Sampled, seconds: float) -> None:
     run.say(f"API frozen {seconds:.0f} s: fenced after {longest:.1f} s, writable {writable:.1f} s after the thaw")
 
 
+def _api_frozen_agreed(run: Run) -> None:
+    """The other pods promise the primary that they do not take over: no program notices."""
+    with kube.namespace("agreed") as namespace:
+        sampled = Sampled(run, namespace, primary={"apiOutagePolicy": "HoldIfPeersAgree"})
+        sampled.start()
+        kube.wait_for("the others stand in the Lease", lambda: _must_agree(sampled) == 2, limit_s=60)
+        before = sampled.lease()["spec"]
+        moment = time.time()
+        kube.cluster_object().freeze_api()
+        try:
+            time.sleep(AGREED_S)
+        finally:
+            kube.cluster_object().thaw_api()
+        thawed = time.time()
+        sampled.wait_writes(after=thawed + 2)
+        acks = [ack for ack in sampled.acks() if ack.at > moment]
+        stops = [moment, *sorted(ack.at for ack in acks), time.time()]
+        longest = max(b - a for a, b in itertools.pairwise(stops))
+        during = sum(ack.at < thawed for ack in acks)
+        run.say(f"API frozen {AGREED_S:.0f} s by agreement: {during} rows, longest wait {longest * 1000:.0f} ms")
+        pods = {ack.pod for ack in acks}
+        assert len(pods) == 1, f"{sorted(pods)} acknowledged rows while the API server was frozen"
+        assert longest <= AGREED_WAIT_MAX_S, f"no row was acknowledged for {longest:.1f} s"
+        after = sampled.lease()["spec"]
+        same = all(after[key] == before[key] for key in ("holderIdentity", "leaseTransitions"))
+        assert same, f"the Lease changed hands: {before} became {after}"
+        lost, twice = sampled.check_rows(acks)
+        assert not lost and not twice, f"{len(lost)} rows are lost, {len(twice)} are doubled"
+
+
+def _must_agree(sampled: Sampled) -> int:
+    """How many pods the Lease names that must agree."""
+    text = (sampled.lease()["metadata"].get("annotations") or {}).get(MUST_AGREE)
+    return len(json.loads(text)) if text else 0
+
+
 def body(run: Run) -> None:
-    """Losses in turn, each with the API freeze after a round."""
+    """Losses in turn, each with the API freezes after a round."""
     with kube.deployed(), kube.namespace("losses") as namespace:
         sampled = Sampled(run, namespace)
         sampled.start()
         times: list[float] = []
-        cases: list[str] = [*LOSSES, "api-frozen"]
+        cases: list[str] = [*LOSSES, "api-frozen", "api-frozen-agreed"]
         for turn in range(10_000):
             if run.done + len(run.violations) >= run.wanted:
                 break
             name = run.options.only or cases[turn % len(cases)]
             try:
-                if name == "api-frozen":
+                if name == "api-frozen-agreed":
+                    _api_frozen_agreed(run)
+                elif name == "api-frozen":
                     _api_frozen(run, sampled, API_FREEZE_S[turn // len(cases) % len(API_FREEZE_S)])
                 else:
                     times.append(_lose(run, sampled, name))
@@ -171,15 +216,17 @@ def body(run: Run) -> None:
             except AssertionError as error:
                 run.violation(f"{name}: {error}\n{sampled.describe()}")
                 sampled.wait_ready()
+        if not times:
+            return
         p50 = ledger.percentile(times, 0.5)
-        run.say(f"writable again: p50 {p50:.1f} s, max {max(times, default=0):.1f} s")
+        run.say(f"writable again: p50 {p50:.1f} s, max {max(times):.1f} s")
         if p50 > WRITABLE_P50_S:
             run.violation(f"writable again after {p50:.1f} s p50, at most {WRITABLE_P50_S} s are promised")
 
 
 def main() -> int:
     """Entry of ``python -m lanes.kube_losses``."""
-    return run_lane(parse("kube_losses", "losses", len(LOSSES) + 1, None), body)
+    return run_lane(parse("kube_losses", "losses", len(LOSSES) + 2, None), body)
 
 
 if __name__ == "__main__":
