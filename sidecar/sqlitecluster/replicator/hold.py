@@ -301,7 +301,8 @@ class HeldCommits:
         if words[Word.HELD_SEQ] != flight.seq and words[Word.HELD_KIND] == HELD_WAL:
             return bool(words[Word.HELD_AT] >= end)
         if since_event >= QUIET_S and self._wal.nobody_publishes():
-            return True  # who opens the database next finds it in the log
+            # Who opens the database next finds it in the log; unless a last close has just removed that.
+            return True if words[Word.WAL_GEN] == span.generation else None
         return None
 
     def _is_in_database(self, pgnos: list[int], commit: int) -> bool:
@@ -399,7 +400,8 @@ class HeldCommits:
             self._commit(flight)
             return
         if written and flight.span is not None:
-            self._void(flight.span)
+            if self._words[Word.WAL_GEN] == flight.span.generation:
+                self._void(flight.span)
             self._take_back(flight, "its program ended before it published it")
             return
         self.flight = None
