@@ -176,8 +176,10 @@ def run_import(source: Path, target: Path, work: Path, busy_s: float, limit_s: f
 def _import_result(fd: int, limit_s: float) -> tuple[int, str]:
     """What the opener's child writes before it ends; nothing when it was ended."""
     deadline, data = time.monotonic() + limit_s + _ANSWER_S, b""
+    poller = select.poll()  # not select(): a node with many databases has more than 1024 descriptors
+    poller.register(fd, select.POLLIN)
     with os.fdopen(fd, "rb", buffering=0) as file:
-        while select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             part = file.read(_ANSWER_BYTES)
             if not part:
                 break
