@@ -30,8 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lanes.kills import chain_gap
-from support import lane, power, powerjudge, processes
+from support import images, lane, power, powerjudge, processes
 from support.cluster import Cluster, ClusterStartError
 from support.lane import Run
 from support.powerwriter import Told, read_state, read_told
@@ -325,7 +324,7 @@ def judge(
     problems = powerjudge.compare(cluster, names, series.folder / "compare")
     problems += powerjudge.accounted(cluster, seen)
     for node, name in ((node, name) for node in cluster.nodes for name in names):
-        gap = chain_gap(node, name)
+        gap = images.chain_gap(node, name)
         if gap and not powerjudge.was_sent_whole(node, name):
             problems.append(f"{node.name} {name}: gap: {gap}")
     for problem in problems:

@@ -98,6 +98,8 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
     "B20 SQLite's WAL-reset bug": (
         "apply/test_role_locks.py::test_a_restart_that_was_cut_off_leaves_no_frames_counted_as_backfilled",
         "lane:special/many-small-wal-restarts",
+        "hazards/test_b20_old_sqlite.py::test_versions_with_the_bug_and_the_withdrawn_one_are_told",
+        "hazards/test_b20_old_sqlite.py::test_the_version_comes_from_what_is_captured",
     ),
     "B21 rows lost by other file systems": (
         "lane:kills",
@@ -146,7 +148,8 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
         "election/test_rules.py::test_rule_9_a_candidate_behind_a_reachable_better_one_waits_a_bounded_time",
     ),
     "5 replicas show what may still be lost": (
-        "replication/test_committed.py::test_nothing_is_shown_before_it_is_committed",
+        "lane:quorum/a-commit-that-is-not-acknowledged-fails-in-every-journal-mode",
+        "lane:quorum/a-replica-that-restarts-shows-nothing-that-is-in-doubt",
     ),
     "6 a parked unlink locks the folder": ("mounted/test_sqlite.py::test_a_parked_request_does_not_stop_others",),
     "7 role locks die with the replicator": (

@@ -24,6 +24,7 @@ from sqlitecluster.replicator.events import timestamp
 from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.metrics import Sample
 from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.writers import OLD_SQLITE
 from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord, Word
 from sqlitecluster.store import lostfound
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
@@ -137,6 +138,7 @@ class NodeView:
             "replication": self._replication(),
             "replicas": [self._replica(stream) for stream in self.streams()],
             "problems": [_problem(p.code, p.database, p.message, p.since_ms) for p in node.problems.all()],
+            "notices": self._notices(),
             "pids": facts.pids(config.data_dir),
             "versions": _versions(),
         }
@@ -175,9 +177,17 @@ class NodeView:
         if self.is_primary:
             pid = facts.write_transaction(config.mount_dir, db.name, mode == "wal")
             value["writeTransaction"] = {"pid": pid} if pid is not None else None
+            value["sqliteVersion"] = self.node.writers.text(db.name)
         else:
             value["behind"] = max(0, db.position.txid - position.txid)
         return value
+
+    def _notices(self) -> list[dict[str, str]]:
+        """What is worth knowing, and nothing to be woken for."""
+        if not self.is_primary:
+            return []
+        said = ((db.name, self.node.writers.notice(db.name)) for db in self.databases() if db.commit)
+        return [{"code": OLD_SQLITE, "db": name, "message": text} for name, text in said if text]
 
     def _local_only(self) -> tuple[int, list[str]]:
         """Files of this node only: what has no database's name, and what has one but other content."""
@@ -294,6 +304,9 @@ class NodeView:
                 "transactions_total": self.counters.transactions.get(db.name, 0),
             }
             samples += [(f"{_PREFIX}db_{key}", {"db": db.name}, value) for key, value in values.items()]
+            if self.is_primary and (version := self.node.writers.version(db.name)):
+                samples.append((f"{_PREFIX}db_sqlite_version", {"db": db.name}, version))
+        samples.append((f"{_PREFIX}notices", {"code": OLD_SQLITE}, len(self._notices())))
         return samples + self._damage_samples()
 
     def _damage_samples(self) -> list[Sample]:

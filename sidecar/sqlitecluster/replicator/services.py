@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlitecluster import failpoints
 from sqlitecluster.replicator.quorum import QuorumView
+from sqlitecluster.replicator.writers import Writers
 from sqlitecluster.replicator.zones import Zones
 from sqlitecluster.units import encode_name
 
@@ -226,6 +227,8 @@ class NodeServices:
     on_transaction: Callable[[str, Header, Position], None] = _ignore_transaction
     """(name, header, position) after a capture or an apply; any thread."""
     zones: Zones = field(default_factory=Zones)
+    writers: Writers = field(default_factory=Writers)
+    """Which SQLite writes here."""
     quorum: QuorumView = field(init=False)
     """What commits of this node wait for."""
     failpoint: Callable[[str], None] = failpoints.hit

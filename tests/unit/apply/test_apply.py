@@ -481,3 +481,18 @@ def test_a_transaction_that_reads_back_differently_is_found(primary: Primary, re
         file.seek(-100, os.SEEK_END)
         file.write(b"\xff" * 8)
     assert wrong_pages(db.store, ltx) != []
+
+
+def test_a_first_transaction_that_waited_is_shown_when_it_is_committed(
+    db: ReplicaDb, primary: Primary, replica: Replica
+) -> None:
+    db.apply(primary.run(CREATE, insert(5)), is_held=True)
+    assert not replica.paths("x.db").database.exists()
+    db.commit(0)
+    assert not replica.paths("x.db").database.exists()
+
+    db.commit(1)
+
+    with program(replica.paths("x.db").database) as reader:
+        assert reader.run("SELECT count(*) FROM t") == [[5]]
+    assert db.store.applied == 1
