@@ -171,12 +171,25 @@ class NodeView:
             "ltxFiles": len(db.files.files),
             "ltxBytes": db.files.size,
             "writeTransaction": None,
+            "wal": self._wal(db.name),
         }
         if self.is_primary:
             pid = facts.write_transaction(config.mount_dir, db.name, mode == "wal")
             value["writeTransaction"] = {"pid": pid} if pid is not None else None
         else:
             value["behind"] = max(0, db.position.txid - position.txid)
+        return value
+
+    def _wal(self, name: str) -> dict[str, Any] | None:
+        """Its write-ahead log; null while there is none."""
+        config, pin = self.node.config, self.node.pins.get(name)
+        size = facts.wal_bytes(config.data_dir, name)
+        if not size:
+            return None
+        frames, done = facts.read_index(config.mount_dir, name) or (0, 0)
+        value: dict[str, Any] = {"pages": frames, "writtenBack": done, "bytes": size, "pinnedBy": None}
+        if pin is not None:
+            value["pinnedBy"] = {"pid": pin.pid or None, "pages": pin.pages}
         return value
 
     def _local_only(self) -> tuple[int, list[str]]:
@@ -293,6 +306,10 @@ class NodeView:
                 "ltx_bytes": db.files.size,
                 "transactions_total": self.counters.transactions.get(db.name, 0),
             }
+            if wal := self._wal(db.name):
+                values |= {"wal_pages": wal["pages"] - wal["writtenBack"], "wal_bytes": wal["bytes"]}
+            if pin := self.node.pins.get(db.name):
+                values |= {"wal_pinned_pages": pin.pages, "wal_pinned_pid": pin.pid}
             samples += [(f"{_PREFIX}db_{key}", {"db": db.name}, value) for key, value in values.items()]
         return samples + self._damage_samples()
 

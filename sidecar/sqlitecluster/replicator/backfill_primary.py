@@ -1,0 +1,200 @@
+"""Writes the WAL of a database of the primary back, beside the programs that use it.
+
+``checkpointing`` decides when. Three steps, of which the last two need nobody's leave:
+
+    join      SHARED on the database, DMS, CKPT: what a connection that runs a checkpoint holds
+    pass      frames into the database, as far as readers allow
+    close in  a writer that never rests has appended again when a pass is done. READ1 … READ4 are
+              taken as they come free; with all of them nobody can begin a snapshot that needs the
+              log, so it stands still, and the few frames that are left are written back, too.
+              Whoever begins meanwhile tries again inside SQLite (WAL_RETRY): a pause, no error.
+
+Afterwards readers and writers read the database file only, and the next writer starts the log over
+by itself, as after any checkpoint.
+
+Rules:
+    1. Only published frames that are captured: what is held back for a quorum is neither.
+    2. Never a restart, never a truncation of the log: those are the programs'.
+    3. No waiting for locks: what is not free now is tried at another time. A database that is
+       locked exclusively, has a rollback journal, or that nobody has open, is left alone.
+    4. WAL durable before the first page is written, the database before the index says so.
+    5. Pages go through the mount, so that what the kernel cached, also for mapped reads, is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+from sqlitecluster import failpoints
+from sqlitecluster.errors import LockTimeout
+from sqlitecluster.replicator import locks, through, walfile
+from sqlitecluster.replicator.checkpoint import Backfill
+from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.shm import MARKS, REGION, WalIndex
+from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, CHECKPOINT_SIZE, CheckpointInfo, read_header
+
+CLOSE_IN_S: Final = 0.02
+MOST_AT_END: Final = 256
+"""Frames that are written back while readers wait to begin."""
+_SLOW_S: Final = 0.25
+"""A disk whose syncs take longer is not made to sync while readers wait."""
+_PAUSE_S: Final = 0.0001
+
+
+class Joined:
+    """A database that programs use, with the locks of a checkpoint; close it soon."""
+
+    def __init__(self, paths: DbPaths) -> None:
+        self.paths = paths
+        self.page_size = 0
+        self.db_fd = self.shm_fd = self.wal_fd = -1
+        self._index: WalIndex | None = None
+
+    @property
+    def index(self) -> WalIndex:
+        assert self._index is not None, "it is closed"
+        return self._index
+
+    @classmethod
+    def open(cls, paths: DbPaths) -> Self | None:
+        """Take the locks; None when that is not possible now."""
+        joined = cls(paths)
+        taken = False
+        try:
+            taken = joined._take()
+        except (FileNotFoundError, LockTimeout):
+            taken = False
+        finally:
+            if not taken:
+                joined.close()
+        return joined if taken else None
+
+    def _take(self) -> bool:
+        paths, now = self.paths, time.monotonic()
+        self.db_fd = through.open_fd(paths.database, os.O_RDWR)
+        locks.lock_shared(self.db_fd, now)
+        self.shm_fd = through.open_fd(paths.shm, os.O_RDWR)
+        found = locks.holder(self.shm_fd, locks.DMS)
+        if found is None or found[0] != fcntl.F_RDLCK or not locks.try_lock(self.shm_fd, fcntl.F_RDLCK, locks.DMS):
+            return False
+        if not locks.try_lock(self.shm_fd, fcntl.F_WRLCK, locks.CKPT):
+            return False
+        if os.fstat(self.shm_fd).st_size < REGION or not self._is_same():
+            return False
+        self._index = WalIndex(self.shm_fd)
+        return self._open_log()
+
+    def _open_log(self) -> bool:
+        """The file behind ``-wal``, if it is the log that the index speaks of."""
+        header = self.index.read()
+        if header is None or not header.mx_frame:
+            return False
+        self.wal_fd = os.open(self.paths.backing_wal, os.O_RDONLY | os.O_CLOEXEC)
+        head = walfile.WalHeader.parse(os.pread(self.wal_fd, walfile.HEADER_SIZE, 0))
+        self.page_size = header.page_size
+        return head is not None and head.salt == header.salt and head.page_size == header.page_size
+
+    def _is_same(self) -> bool:
+        pairs = ((self.paths.database, self.db_fd), (self.paths.shm, self.shm_fd))
+        return all(through.stat(path).st_ino == os.fstat(fd).st_ino for path, fd in pairs)
+
+    def close(self) -> None:
+        """Give every lock back."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        for fd in (self.wal_fd, self.shm_fd, self.db_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.wal_fd = self.shm_fd = self.db_fd = -1
+
+    # what is worth knowing
+
+    @property
+    def frames(self) -> int:
+        """Published frames; 0 while the index is being changed."""
+        header = self.index.read()
+        return header.mx_frame if header is not None else 0
+
+    @property
+    def is_in_database(self) -> bool:
+        """Whether the next connection needs nothing of the log."""
+        return self.index.backfilled == self.frames
+
+    # writing back
+
+    def write_back(self, captured: Callable[[], int], is_over: Callable[[], bool]) -> None:
+        """A pass, and the rest if the log can be made to stand still.
+
+        ``captured``: frames of this log that are captured. ``is_over``: stop, the role changes.
+        """
+        os.fdatasync(self.wal_fd)
+        began = time.monotonic()
+        limit = captured()
+        if limit > self.index.backfilled:
+            Backfill(self, is_over).run(sync=True, limit=limit)
+        slow = time.monotonic() - began > _SLOW_S and self.frames - limit > MOST_AT_END
+        if not self.is_in_database and not slow and not is_over():
+            self._close_in(captured, is_over)
+
+    def _close_in(self, captured: Callable[[], int], is_over: Callable[[], bool]) -> None:
+        fd = through.open_fd(self.paths.shm, os.O_RDWR)  # READ locks end with it
+        try:
+            deadline = time.monotonic() + CLOSE_IN_S
+            if not _take_readers(fd, deadline):
+                return
+            frames = self.frames  # from here on nobody can append to it
+            if frames - self.index.backfilled > MOST_AT_END:
+                return
+            while captured() < frames:
+                if time.monotonic() >= deadline or is_over():
+                    return
+                time.sleep(_PAUSE_S)
+            failpoints.hit("checkpoint.closed-in")
+            os.fdatasync(self.wal_fd)
+            Backfill(self, is_over).run(sync=True, limit=frames, alone=fd)
+        finally:
+            os.close(fd)
+
+
+def _take_readers(fd: int, deadline: float) -> bool:
+    """READ1 … READ4 exclusively, each as it comes free; what was got is kept until all are."""
+    left = list(range(locks.READ0 + 1, locks.READ0 + MARKS))
+    while True:
+        left = [byte for byte in left if not locks.try_lock(fd, fcntl.F_WRLCK, byte)]
+        if not left:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+
+
+def reader_in_the_way(shm: Path) -> int:
+    """The process with the oldest snapshot that keeps the log from being written back; 0: nobody, or not known."""
+    with contextlib.suppress(OSError):
+        fd = through.open_fd(shm, os.O_RDONLY)
+        try:
+            raw = os.pread(fd, CHECKPOINT_AT + CHECKPOINT_SIZE, 0)
+            if read_header(raw) is not None:
+                info = CheckpointInfo.parse(raw[CHECKPOINT_AT:])
+                return _oldest(fd, info)
+        finally:
+            os.close(fd)
+    return 0
+
+
+def _oldest(fd: int, info: CheckpointInfo) -> int:
+    found: list[tuple[int, int]] = []
+    for reader in range(1, MARKS):
+        held = locks.holder(fd, locks.READ0 + reader)
+        if held is not None and held[1] > 0 and info.read_marks[reader] <= info.backfilled:
+            found.append((info.read_marks[reader], held[1]))
+    if found:
+        return min(found)[1]
+    held = locks.holder(fd, locks.READ0)  # reads the database file only, and lets nobody write it
+    return max(held[1], 0) if held is not None else 0
