@@ -39,7 +39,9 @@ from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.shm import MARKS, REGION, WalIndex
 from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, CHECKPOINT_SIZE, CheckpointInfo, read_header
 
-CLOSE_IN_S: Final = 0.02
+CLOSE_IN_S: Final = 0.1
+CAPTURED_S: Final = 0.02
+_PASSES: Final = 3
 MOST_AT_END: Final = 256
 """Frames that are written back while readers wait to begin."""
 _SLOW_S: Final = 0.25
@@ -130,47 +132,59 @@ class Joined:
     # writing back
 
     def write_back(self, captured: Callable[[], int], is_over: Callable[[], bool]) -> None:
-        """A pass, and the rest if the log can be made to stand still.
+        """Passes, and the rest if the log can be made to stand still.
 
         ``captured``: frames of this log that are captured. ``is_over``: stop, the role changes.
         """
-        os.fdatasync(self.wal_fd)
-        began = time.monotonic()
-        limit = captured()
-        if limit > self.index.backfilled:
-            Backfill(self, is_over).run(sync=True, limit=limit)
-        slow = time.monotonic() - began > _SLOW_S and self.frames - limit > MOST_AT_END
-        if not self.is_in_database and not slow and not is_over():
-            self._close_in(captured, is_over)
+        for _ in range(_PASSES):
+            began = time.monotonic()
+            limit = captured()
+            if not self._pass(limit, is_over) or self.is_in_database or is_over():
+                return
+            slow = time.monotonic() - began > _SLOW_S and self.frames - limit > MOST_AT_END
+            if slow or self._close_in(captured, is_over):
+                return
 
-    def _close_in(self, captured: Callable[[], int], is_over: Callable[[], bool]) -> None:
+    def _pass(self, limit: int, is_over: Callable[[], bool]) -> bool:
+        """Frames into the database; False when a reader did not let all of them go."""
+        if limit <= self.index.backfilled:
+            return True
+        os.fdatasync(self.wal_fd)
+        return Backfill(self, is_over).run(sync=True, limit=limit) >= limit
+
+    def _close_in(self, captured: Callable[[], int], is_over: Callable[[], bool]) -> bool:
+        """Write the last frames back; False when there are too many of them for that."""
         fd = through.open_fd(self.paths.shm, os.O_RDWR)  # READ locks end with it
         try:
-            deadline = time.monotonic() + CLOSE_IN_S
-            if not _take_readers(fd, deadline):
-                return
+            if not _take_readers(fd, time.monotonic() + CLOSE_IN_S, is_over):
+                return True
             frames = self.frames  # from here on nobody can append to it
             if frames - self.index.backfilled > MOST_AT_END:
-                return
+                return False
+            deadline = time.monotonic() + CAPTURED_S
             while captured() < frames:
                 if time.monotonic() >= deadline or is_over():
-                    return
+                    return False
                 time.sleep(_PAUSE_S)
             failpoints.hit("checkpoint.closed-in")
             os.fdatasync(self.wal_fd)
             Backfill(self, is_over).run(sync=True, limit=frames, alone=fd)
         finally:
             os.close(fd)
+        return True
 
 
-def _take_readers(fd: int, deadline: float) -> bool:
-    """READ1 … READ4 exclusively, each as it comes free; what was got is kept until all are."""
+def _take_readers(fd: int, deadline: float, is_over: Callable[[], bool]) -> bool:
+    """READ1 … READ4 exclusively, each as it comes free; what was got is kept until all are.
+
+    A busy writer leaves its lock for microseconds only, so this does not sleep.
+    """
     left = list(range(locks.READ0 + 1, locks.READ0 + MARKS))
     while True:
         left = [byte for byte in left if not locks.try_lock(fd, fcntl.F_WRLCK, byte)]
         if not left:
             return True
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or is_over():
             return False
 
 

@@ -194,12 +194,13 @@ class Checkpoints:
             self._again(known)
             return
         known.backfilled = done
-        if frames - done <= self._pages // _SMALL:
+        if frames - done <= self._pages // _SMALL or frames <= self._pages:
             self._over(name, known)
         else:
             self._failed(name, known, frames, done)
 
     def _again(self, known: LogState) -> None:
+        """Later, and less and less often."""
         known.not_before = time.monotonic() + known.pause_s
         known.pause_s = min(2 * known.pause_s, _LONGEST_PAUSE_S)
 
