@@ -263,6 +263,23 @@ def _checkpoint(path: Path, ended: threading.Event, wrong: list[str]) -> None:
 
 
 @case
+def a_last_close_during_a_write_back_leaves_no_log(run: Run) -> None:
+    with run.cluster("close", nodes=1, **SETTINGS) as cluster:
+        for i in range(12):
+            path = cluster.primary.mount / f"close{i}.db"
+            with without_checkpoints(path) as db:
+                for _ in range(4):
+                    db.execute("BEGIN")
+                    db.executemany("INSERT INTO t(v) VALUES(randomblob(3000))", [()] * 1500)
+                    db.execute("COMMIT")
+            log = path.with_name(path.name + "-wal")
+            assert wait_until(lambda log=log: not log.exists(), limit_s=30), f"the log of {path.name} is left"
+            with contextlib.closing(sqlite3.connect(images.backing(cluster.primary, path.name))) as db:
+                assert db.execute("SELECT count(*) FROM t").fetchone() == (6000,), "not everything is in the file"
+                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@case
 def what_the_primary_wrote_back_a_replica_writes_back_below_its_threshold(run: Run) -> None:
     with run.cluster("told", replication={"checkpointPages": 10000}) as cluster:
         path = cluster.primary.mount / "told.db"

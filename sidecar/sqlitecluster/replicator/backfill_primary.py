@@ -10,11 +10,13 @@
               Whoever begins meanwhile tries again inside SQLite (WAL_RETRY): a pause, no error.
 
 Afterwards readers and writers read the database file only, and the next writer starts the log over
-by itself, as after any checkpoint.
+by itself, as after any checkpoint. Who was the last to close the database meanwhile could not remove
+the log, because our locks looked like another connection's: then we are the last.
 
 Rules:
     1. Only published frames that are captured: what is held back for a quorum is neither.
-    2. Never a restart, never a truncation of the log: those are the programs'.
+    2. Never a restart, never a truncation of the log: those are the programs'. It is removed only
+       under EXCLUSIVE, when nobody has the database open.
     3. No waiting for locks: what is not free now is tried at another time. A database that is
        locked exclusively, has a rollback journal, or that nobody has open, is left alone.
     4. WAL durable before the first page is written, the database before the index says so.
@@ -41,6 +43,8 @@ from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, CHECKPOINT_SIZE, Che
 
 CLOSE_IN_S: Final = 0.1
 CAPTURED_S: Final = 0.02
+CLOSED_S: Final = 10.0
+"""So long a log that nobody has open any more waits for its capture."""
 _PASSES: Final = 3
 MOST_AT_END: Final = 256
 """Frames that are written back while readers wait to begin."""
@@ -172,6 +176,43 @@ class Joined:
         finally:
             os.close(fd)
         return True
+
+    def close_for_programs(
+        self, captured: Callable[[], int], committed: Callable[[], int], is_over: Callable[[], bool]
+    ) -> None:
+        """The last program closed the database meanwhile, and could not remove its log because of us: do it.
+
+        ``committed``: frames up to the last commit, published or not; what was not is judged by others.
+        """
+        deadline = time.monotonic() + CLOSED_S
+        while self._is_alone and self.frames and committed() == self.frames and not is_over():
+            if captured() >= self.frames:
+                self._close_for_programs()
+                return
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(10 * _PAUSE_S)
+
+    @property
+    def _is_alone(self) -> bool:
+        return locks.holder(self.db_fd, locks.SHARED_FIRST, locks.SHARED_SIZE) is None
+
+    def _close_for_programs(self) -> None:
+        """Under EXCLUSIVE, as SQLite's own last close."""
+        fd = self.db_fd
+        if not locks.try_lock(fd, fcntl.F_WRLCK, locks.PENDING):
+            return
+        try:
+            if not locks.try_lock(fd, fcntl.F_WRLCK, locks.SHARED_FIRST, locks.SHARED_SIZE):
+                return
+            frames = self.frames
+            self._pass(frames, lambda: False)
+            if frames and self.is_in_database:
+                for path in (self.paths.shm, self.paths.wal):
+                    with contextlib.suppress(FileNotFoundError):
+                        through.unlink(path)
+        finally:
+            locks.unlock(fd, locks.PENDING, 2 + locks.SHARED_SIZE)
 
 
 def _take_readers(fd: int, deadline: float, is_over: Callable[[], bool]) -> bool:

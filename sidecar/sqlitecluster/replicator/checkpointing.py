@@ -19,6 +19,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -185,8 +186,11 @@ class Checkpoints:
                 self._again(known)
                 return
             try:
-                joined.write_back(lambda: captured_frames(words, joined.page_size), self._is_over)
+                captured = functools.partial(captured_frames, words, joined.page_size)
+                committed = functools.partial(committed_frames, words, joined.page_size)
+                joined.write_back(captured, self._is_over)
                 frames, done = joined.frames, joined.index.backfilled
+                joined.close_for_programs(captured, committed, self._is_over)
             finally:
                 joined.close()
         except (SQLiteClusterError, OSError) as error:
@@ -236,6 +240,11 @@ def clear_pin(node: NodeServices, name: str) -> None:
     """Nobody does any more."""
     node.pins.pop(name, None)
     node.problems.clear("WalPinned", name)
+
+
+def committed_frames(words: memoryview, page_size: int) -> int:
+    """Frames of the present log up to the last commit in it, published or not."""
+    return max(0, int(words[Word.WAL_END]) - HEADER_SIZE) // (page_size + FRAME_HEADER_SIZE)
 
 
 def captured_frames(words: memoryview, page_size: int) -> int:
