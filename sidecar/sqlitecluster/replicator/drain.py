@@ -39,7 +39,7 @@ DRAIN_S: Final = 0.05
 QUIET_S: Final = 1.0
 AGAIN_S: Final = 1.0
 PINNED: Final = 8
-PACE_S: Final = 1.0
+PACE_S: Final = 5.0
 HURRY: Final = 4
 
 
