@@ -189,7 +189,7 @@ class Checkpoints:
                 captured = functools.partial(captured_frames, words, joined.page_size)
                 committed = functools.partial(committed_frames, words, joined.page_size)
                 joined.write_back(captured, self._is_over)
-                frames, done = joined.frames, joined.index.backfilled
+                frames, done, limit = joined.frames, joined.index.backfilled, captured()
                 joined.close_for_programs(captured, committed, self._is_over)
             finally:
                 joined.close()
@@ -201,7 +201,7 @@ class Checkpoints:
         if frames - done <= self._pages // _SMALL or frames <= self._pages:
             self._over(name, known)
         else:
-            self._failed(name, known, frames, done)
+            self._failed(name, known, (frames, done, limit))
 
     def _again(self, known: LogState) -> None:
         """Later, and less and less often."""
@@ -214,25 +214,27 @@ class Checkpoints:
             known.failing_since = 0.0
             self._resolved(name)
 
-    def _failed(self, name: str, known: LogState, frames: int, done: int) -> None:
-        """Somebody keeps frames from being written back."""
+    def _failed(self, name: str, known: LogState, found: tuple[int, int, int]) -> None:
+        """Frames are left: somebody reads them, or a writer never rests, or capture has not come so far."""
         self._again(known)
         now = time.monotonic()
         known.failing_since = known.failing_since or now
-        if now - known.failing_since >= _STAYS_S and not self._is_over():
-            note_pin(self._node, name, frames - done, serious=frames > PINNED * self._pages)
+        if now - known.failing_since < _STAYS_S or self._is_over():
+            return
+        frames, done, captured = found
+        pid = reader_in_the_way(locks.DbPaths.plain(self._node.mount_dir / name).shm)
+        if pid or done < captured:
+            note_pin(self._node, name, Pin(pid, frames - done), serious=frames > PINNED * self._pages)
 
     def _resolved(self, name: str) -> None:
         clear_pin(self._node, name)
 
 
-def note_pin(node: NodeServices, name: str, pages: int, *, serious: bool) -> None:
-    """A reader keeps so many pages from being written back."""
-    shm = locks.DbPaths.plain(node.mount_dir / name).shm
-    pid = reader_in_the_way(shm)
-    node.pins[name] = Pin(pid, pages)
+def note_pin(node: NodeServices, name: str, pin: Pin, *, serious: bool) -> None:
+    """A reader keeps pages from being written back."""
+    node.pins[name] = pin
     if serious:
-        who = f"process {pid} reads an old snapshot and" if pid else "a reader"
+        who = f"process {pin.pid} reads an old snapshot and" if pin.pid else "a reader"
         node.problems.report("WalPinned", f"{who} keeps the write-ahead log from starting over; it grows", name)
 
 

@@ -27,10 +27,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from sqlitecluster.replicator.backfill_primary import reader_in_the_way
 from sqlitecluster.replicator.checkpoint import MOST_AT_RESTART, sync_first, try_restart
 from sqlitecluster.replicator.checkpointing import clear_pin, note_pin
 from sqlitecluster.replicator.replica import ReplicaDb
-from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.services import NodeServices, Pin
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class Drainer:
     def settle(self, name: str) -> None:
         """Wait for a running pass and forget the rest: the session is about to be closed."""
         self._changed.pop(name, None)
+        self._node.pins.pop(name, None)
         state = self._states.pop(name, None)
         if state is None:
             return
@@ -204,4 +206,5 @@ class Drainer:
         self._changed.setdefault(db.name, (db, time.monotonic()))  # the reader may end without another change
         frames = db.writer.header.mx_frame
         if frames > self._pages:
-            note_pin(self._node, db.name, frames - db.session.index.backfilled, serious=frames > PINNED * self._pages)
+            pin = Pin(reader_in_the_way(db.session.paths.shm), frames - db.session.index.backfilled)
+            note_pin(self._node, db.name, pin, serious=frames > PINNED * self._pages)
