@@ -46,6 +46,8 @@ CAPTURED_S: Final = 0.02
 CLOSED_S: Final = 10.0
 """So long a log that nobody has open any more waits for its capture."""
 _PASSES: Final = 3
+MOST_AT_ONCE: Final = 8192
+"""Frames of one pass: a program's own checkpoint that meets ours is told that it is busy."""
 MOST_AT_END: Final = 256
 """Frames that are written back while readers wait to begin."""
 _SLOW_S: Final = 0.25
@@ -142,8 +144,9 @@ class Joined:
         """
         for _ in range(_PASSES):
             began = time.monotonic()
-            limit = captured()
-            if not self._pass(limit, is_over) or self.is_in_database or is_over():
+            there = captured()
+            limit = min(there, self.index.backfilled + MOST_AT_ONCE)
+            if not self._pass(limit, is_over) or limit < there or self.is_in_database or is_over():
                 return
             slow = time.monotonic() - began > _SLOW_S and self.frames - limit > MOST_AT_END
             if slow or self._close_in(captured, is_over):

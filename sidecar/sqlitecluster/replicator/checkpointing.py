@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replicator import facts, locks
-from sqlitecluster.replicator.backfill_primary import Joined, reader_in_the_way
+from sqlitecluster.replicator.backfill_primary import MOST_AT_ONCE, Joined, reader_in_the_way
 from sqlitecluster.replicator.services import NodeServices, Pin
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
 from sqlitecluster.shared import ROLE_PRIMARY, SLOTS, NodeWord, Word
@@ -197,8 +197,10 @@ class Checkpoints:
             log.warning("%s: writing the log back: %s", name, error)
             self._again(known)
             return
-        known.backfilled = done
-        if frames - done <= self._pages // _SMALL or frames <= self._pages:
+        before, known.backfilled = known.backfilled, done
+        if done - before >= MOST_AT_ONCE:
+            self._over(name, known)  # there is more, and nobody is in the way
+        elif frames - done <= self._pages // _SMALL or frames <= self._pages:
             self._over(name, known)
         else:
             self._failed(name, known, (frames, done, limit))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_the_next_writer_starts_the_log_over_and_nobody_else_does(scene: Scene) 
     scene.write(1)
     assert scene.index[0] < 10
     assert scene.app.replayed() == scene.app.image()
+
+
+def test_a_long_log_is_written_back_in_pieces(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (backfill_primary, checkpointing):
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 50)
+    scene.write(2 * MANY)
+    frames = scene.index[0]
+    seen = []
+    for _ in range(8):
+        scene.look()
+        seen.append(scene.index[1])
+    assert seen[-1] == frames
+    assert all(after - before <= 50 or after == frames for before, after in pairwise(seen)), seen
+    assert scene.rig.node.pins == {}
 
 
 def test_a_short_log_is_left_alone(scene: Scene) -> None:
