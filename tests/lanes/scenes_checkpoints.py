@@ -99,7 +99,16 @@ def reader_in_another_process(path: Path) -> Iterator[int]:
 
 @case
 def the_log_is_bounded_on_both_nodes_without_a_programs_help(run: Run) -> None:
-    with run.cluster("bounded", **SETTINGS) as cluster:
+    _bounded(run)
+
+
+@case
+def the_log_is_bounded_while_commits_wait_for_replicas(run: Run) -> None:
+    _bounded(run, mode="Quorum", acks=1)
+
+
+def _bounded(run: Run, **replication: object) -> None:
+    with run.cluster("bounded", replication={"checkpointPages": PAGES, **replication}) as cluster:
         path = cluster.primary.mount / "b.db"
         with without_checkpoints(path) as db:
             written, until = 0, time.monotonic() + 60
