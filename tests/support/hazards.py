@@ -88,6 +88,8 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
         "hazards/test_b17_what_is_restored_is_sound.py::test_rows_and_indexes_are_those_of_the_primary",
     ),
     "B18 a checkpoint that blocks all writers": (
+        "replicator/test_checkpointing.py::test_while_the_end_is_written_back_a_reader_waits_and_gets_no_error",
+        "lane:scenes/programs-own-checkpoints-of-every-mode-run-beside-ours",
         "apply/test_apply.py::test_overlapping_readers_do_not_keep_the_log_from_starting_over",
         "mounted/test_sqlite.py::test_a_parked_restart_goes_on_when_capture_has_caught_up",
     ),
@@ -96,6 +98,7 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
         "ltx/test_decoder.py::test_a_file_without_database_checksums_is_read",
     ),
     "B20 SQLite's WAL-reset bug": (
+        "replicator/test_checkpointing.py::test_a_log_that_was_started_over_between_two_looks_is_not_written_back",
         "apply/test_role_locks.py::test_a_restart_that_was_cut_off_leaves_no_frames_counted_as_backfilled",
         "lane:special/many-small-wal-restarts",
         "hazards/test_b20_old_sqlite.py::test_versions_with_the_bug_and_the_withdrawn_one_are_told",

@@ -173,6 +173,7 @@ class NodeView:
             "ltxFiles": len(db.files.files),
             "ltxBytes": db.files.size,
             "writeTransaction": None,
+            "wal": self._wal(db.name),
         }
         if self.is_primary:
             pid = facts.write_transaction(config.mount_dir, db.name, mode == "wal")
@@ -188,6 +189,18 @@ class NodeView:
             return []
         said = ((db.name, self.node.writers.notice(db.name)) for db in self.databases() if db.commit)
         return [{"code": OLD_SQLITE, "db": name, "message": text} for name, text in said if text]
+
+    def _wal(self, name: str) -> dict[str, Any] | None:
+        """Its write-ahead log; null while there is none."""
+        config, pin = self.node.config, self.node.pins.get(name)
+        size = facts.wal_bytes(config.data_dir, name)
+        if not size:
+            return None
+        frames, done = facts.read_index(config.mount_dir, name) or (0, 0)
+        value: dict[str, Any] = {"pages": frames, "writtenBack": done, "bytes": size, "pinnedBy": None}
+        if pin is not None:
+            value["pinnedBy"] = {"pid": pin.pid or None, "pages": pin.pages}
+        return value
 
     def _local_only(self) -> tuple[int, list[str]]:
         """Files of this node only: what has no database's name, and what has one but other content."""
@@ -303,6 +316,10 @@ class NodeView:
                 "ltx_bytes": db.files.size,
                 "transactions_total": self.counters.transactions.get(db.name, 0),
             }
+            if wal := self._wal(db.name):
+                values |= {"wal_pages": wal["pages"] - wal["writtenBack"], "wal_bytes": wal["bytes"]}
+            if pin := self.node.pins.get(db.name):
+                values |= {"wal_pinned_pages": pin.pages, "wal_pinned_pid": pin.pid}
             samples += [(f"{_PREFIX}db_{key}", {"db": db.name}, value) for key, value in values.items()]
             if self.is_primary and (version := self.node.writers.version(db.name)):
                 samples.append((f"{_PREFIX}db_sqlite_version", {"db": db.name}, version))
