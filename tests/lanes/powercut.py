@@ -273,6 +273,11 @@ def cut(series: Series, cluster: Cluster, victims: tuple[str, ...], rng: random.
     began = time.monotonic()
     for node in nodes:
         series.disks[node.name].cut()
+    if "n1" in victims:
+        # They have no power either. SQLite takes a folder that cannot be opened for one that needs no sync
+        # (unixDelete): a program that outlived its mount would note a commit as answered.
+        for process in processes.processes_of(cluster.primary.mount):
+            processes.stop(process)
     for node in nodes:
         power.kill_node(node, known[node.name])
     seen = powerjudge.look(cluster.replica) if "n2" not in victims else {}

@@ -85,6 +85,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP a process that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+
+
 def end(process: subprocess.Popen[bytes], *, limit_s: float = 60.0) -> bool:
     """Ask a process to end, kill it after the limit; True when it went by itself."""
     if process.poll() is not None:
