@@ -79,6 +79,11 @@ class NameOperations(pyfuse3.Operations):
             self._attributes.set_times(node, attr, fields)
         return self._attributes.of(node)
 
+    def shows_its_database(self, inode: int) -> bool:
+        """Whether owner and mode of a file are those of a database, and setting them changes nothing."""
+        node = self._tree.known(inode)
+        return isinstance(node, File) and node.kind in (Kind.JOURNAL, Kind.WAL, Kind.SHM)
+
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """UNLINK."""
