@@ -37,16 +37,15 @@ class Attributes:
         entry = pyfuse3.EntryAttributes()
         if isinstance(node, Directory):
             seen = os.stat(self._layout.other(node.path))
-            owner, kind = self.owner(node), stat.S_IFDIR
+            owner, kind, entry.st_size = self.owner(node), stat.S_IFDIR, seen.st_size
             entry.st_nlink = 2
         else:
             seen = node.stat()
-            owner, kind = self.owner(node), stat.S_IFREG
+            owner, kind, entry.st_size = self.owner(node), stat.S_IFREG, node.size_of(seen)
             entry.st_nlink = 0 if node.unlinked else 1
         entry.st_ino = node.ino
         entry.st_mode = kind | owner.mode
         entry.st_uid, entry.st_gid = owner.uid, owner.gid
-        entry.st_size = seen.st_size
         entry.st_blocks = seen.st_blocks
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns
         entry.entry_timeout = LONG_S

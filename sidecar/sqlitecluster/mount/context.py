@@ -12,6 +12,7 @@ from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.mount.descriptors import Descriptors
 from sqlitecluster.mount.layout import Layout
 from sqlitecluster.mount.space import Space
+from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, Bell, NodeWord, State
 
 _STRANGER_S: Final = 0.1  # no number is given to another thread so soon
@@ -28,6 +29,7 @@ class Context:
     layout: Layout
     space: Space
     descriptors: Descriptors
+    syncing: Syncing = field(default_factory=Syncing)
     strangers: dict[tuple[int, int], float] = field(default_factory=dict)
     """(replicator, pid) of threads that were seen not to be the replicator's, and until when that is taken as known."""
     journals_removed: set[str] = field(default_factory=set)

@@ -245,7 +245,7 @@ class NameOperations(pyfuse3.Operations):
         privileged = self._gate.change(path, ctx, creating=True)
         known = self._tree.lookup(path)
         if isinstance(known, File):
-            repeated = self._gate.may_be_repeated() and known.stat().st_size == 0
+            repeated = self._gate.may_be_repeated() and known.size_of(known.stat()) == 0
             if flags & os.O_EXCL and not repeated:
                 raise OSError(errno.EEXIST, "the name exists")
             return known

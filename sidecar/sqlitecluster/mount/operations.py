@@ -37,6 +37,7 @@ class Operations(NameOperations):
     def __init__(self, tree: Tree, names: Names, *, successor: bool) -> None:
         super().__init__(tree, names, Gate(tree, successor=successor))
         self.handles: dict[int, Handle] = {}
+        self.syncing = tree.context.syncing
 
     @answered
     async def flush(self, fh: int) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Job
+
+if TYPE_CHECKING:
+    from sqlitecluster.mount.files import File
 
 _FAST_NS: Final = 2_000_000
 _ALONE_NS: Final = 10_000_000  # others that synced within this time would like to do it at once
@@ -47,6 +49,7 @@ class Syncing:
                 await Job(call)
             finally:
                 file.pins -= 1
+        file.synced()
         if file.kind is Kind.JOURNAL:  # file systems keep the order of names: what was removed before is durable now
             file.context.journals_removed.discard(os.path.dirname(file.path))
 

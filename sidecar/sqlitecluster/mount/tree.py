@@ -26,6 +26,7 @@ from sqlitecluster.mount.database import SHM_INODE_BIT, Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind, Place, join, place
 from sqlitecluster.shared import Word
+from sqlitecluster.sqlitefmt.journal import KEPT
 from sqlitecluster.units import decode_name
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,9 @@ class Tree:
             OSError: EEXIST, ENOSPC, ENOENT …
         """
         where = self.place(path)
+        if where.kind is Kind.JOURNAL and (kept := self.database(where.name).reuse_journal()) is not None:
+            self._nodes[kept.ino] = kept
+            return kept
         if where.kind is Kind.FILE:
             backing = self.context.layout.other(path)
         else:
@@ -209,6 +213,11 @@ class Tree:
         else:
             os.unlink(file.path)
             self.forget(file)
+
+    def hide(self, file: File) -> None:
+        """The kernel has no use for this file any more; its bytes serve another one."""
+        if self._nodes.get(file.ino) is file:
+            del self._nodes[file.ino]
 
     def forget(self, file: File) -> None:
         """The kernel has no use for this file any more."""
@@ -305,6 +314,8 @@ class Tree:
             ino = os.stat(backing).st_ino
         except FileNotFoundError:
             return
+        if kind is Kind.JOURNAL and (_drop_kept(backing) if fresh else database.load_kept(backing, ino)):
+            return
         file = self._attach(Place(kind, database.name), backing, ino)
         if database.wal is file:
             if fresh:
@@ -312,6 +323,8 @@ class Tree:
             else:
                 database.wal.resume()
         elif database.journal is file:
+            if not fresh:
+                database.journal.resume()
             database.journal_active = database.journal.is_hot()
         file.close()
 
@@ -339,6 +352,15 @@ class Tree:
         shm = os.scandir(f"{self.context.layout.runtime}/shm")
         gone = [entry.path for entry in shm if entry.name.endswith(".gone")]
         return result + [(path, os.stat(path).st_ino | SHM_INODE_BIT) for path in gone]
+
+
+def _drop_kept(path: str) -> bool:
+    """Whether a journal was only kept for the next transaction; it is removed."""
+    with open(path, "rb") as file:
+        if file.read(len(KEPT)) != KEPT:
+            return False
+    os.unlink(path)
+    return True
 
 
 def _present(database: Database) -> list[str]:

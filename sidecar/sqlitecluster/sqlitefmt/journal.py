@@ -20,6 +20,7 @@ from sqlitecluster.units import LIMITS, PAGE_SIZES, Bytes
 MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 HEADER_SIZE: Final = 28
 ZEROED: Final = bytes(HEADER_SIZE)  # what PERSIST mode writes over the header to commit
+KEPT: Final = (bytes(8) + b"SCKEPT1").ljust(HEADER_SIZE, b"\0")  # ours: no journal, its file serves the next one
 
 _FIELDS: Final = struct.Struct(">8s5I")
 _TO_THE_END: Final = 0xFFFF_FFFF  # record count of a journal that was not synced

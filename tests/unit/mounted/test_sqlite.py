@@ -290,3 +290,53 @@ def test_a_full_disk_is_told_to_the_program_before_the_reserve_is_touched(mounte
     with pytest.raises(sqlite3.OperationalError, match="full"):
         db.execute("CREATE TABLE t (x)")
     assert node.state.node[19] > 0
+
+
+def test_the_journal_of_a_transaction_is_gone_after_it_and_its_file_serves_the_next(shared: MountedNode) -> None:
+    path, backing = shared.mnt / "kept.db", shared.data / "dbs/kept.db/journal"
+    db = connect(path, "delete")
+    fill(db, 3)
+    kept = backing.stat().st_ino
+    assert not os.path.lexists(f"{path}-journal") and "kept.db-journal" not in os.listdir(shared.mnt)
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("DELETE FROM t")
+    assert 0 < os.stat(f"{path}-journal").st_size <= backing.stat().st_size
+    db.execute("ROLLBACK")
+    assert backing.stat().st_ino == kept
+    assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)
+    db.close()
+
+
+def test_a_recovery_that_removed_the_kept_journal_is_noticed(shared: MountedNode) -> None:
+    path, backing = shared.mnt / "removed.db", shared.data / "dbs/removed.db/journal"
+    db = connect(path, "delete")
+    fill(db, 3)
+    backing.unlink()
+    fill(db, 3)
+    assert backing.exists() and db.execute("SELECT count(*) FROM t").fetchone() == (6,)
+    db.close()
+
+
+def test_a_kept_journal_goes_with_its_database(shared: MountedNode) -> None:
+    path, backing = shared.mnt / "goes.db", shared.data / "dbs/goes.db/journal"
+    for _ in range(2):
+        db = connect(path, "delete")
+        fill(db, 3)
+        db.close()
+        assert backing.exists()
+        path.unlink()
+        assert not backing.exists()
+
+
+def test_a_transaction_over_two_databases_leaves_no_kept_journal(shared: MountedNode) -> None:
+    db = connect(shared.mnt / "both-1.db", "delete")
+    db.execute("ATTACH ? AS other", (str(shared.mnt / "both-2.db"),))
+    db.execute("PRAGMA other.journal_mode=delete")
+    db.execute("CREATE TABLE t (v)")
+    db.execute("CREATE TABLE other.t2 (v)")
+    db.execute("BEGIN")
+    db.execute("INSERT INTO t VALUES (1)")
+    db.execute("INSERT INTO t2 VALUES (1)")
+    db.execute("COMMIT")
+    assert not any((shared.data / f"dbs/both-{n}.db/journal").exists() for n in (1, 2))
+    db.close()

@@ -94,7 +94,10 @@ def test_pages_written_before_a_kill_are_in_the_spool_after_it(mounted: Make) ->
     assert sum(length for _offset, length in spool.ranges) == len(image)
 
 
-@pytest.mark.parametrize("failpoint", ["mount.before-spool", "mount.after-spool", "mount.after-announce"])
+@pytest.mark.parametrize(
+    "failpoint",
+    ["mount.before-spool", "mount.after-spool", "mount.after-announce", "mount.before-keep", "mount.after-keep"],
+)
 def test_a_kill_inside_a_commit_loses_no_page(
     mounted: Make, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, failpoint: str
 ) -> None:
@@ -112,6 +115,18 @@ def test_a_kill_inside_a_commit_loses_no_page(
         for offset, data in read_spool(node.spool(0, seq)).read():
             image[offset : offset + len(data)] = data
     assert bytes(image) == (node.data / "dbs/a.db/database").read_bytes()
+
+
+def test_a_successor_uses_the_kept_journal_and_shows_it_to_nobody(mounted: Make) -> None:
+    node = mounted()
+    write = [sys.executable, "-c", _WRITER, str(node.mnt / "a.db"), "delete", "3"]
+    subprocess.run(write, check=True)
+    kept = (node.data / "dbs/a.db/journal").stat().st_ino
+    node.kill()
+    node.serve()
+    assert os.listdir(node.mnt) == ["a.db"]
+    subprocess.run(write, check=True)
+    assert (node.data / "dbs/a.db/journal").stat().st_ino == kept
 
 
 def test_an_unlinked_open_file_is_still_there_for_its_user(mounted: Make, python: Callable[[str], str]) -> None:

@@ -1,0 +1,184 @@
+"""A journal's backing file serves the next transaction: what programs see, and what a power cut may leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sqlitecluster.mount.descriptors import Descriptors
+from sqlitecluster.mount.journalfile import JournalFile
+from sqlitecluster.mount.layout import Kind
+from sqlitecluster.mount.syncing import Syncing
+from sqlitecluster.shared import SLOT_WORDS, Word
+from sqlitecluster.sqlitefmt.journal import KEPT, MAGIC, is_hot
+
+HEADER = (MAGIC + b"\0" * 20).ljust(512, b"\0")
+RECORD = b"r" * 1032
+
+
+class Journal:
+    """A journal file, and the database that it belongs to."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self.path = path
+        self.commits = 0
+        context: Any = SimpleNamespace(
+            descriptors=Descriptors(100),
+            syncing=Syncing(),
+            space=SimpleNamespace(take=lambda _length: None),
+            require_primary=lambda: None,
+        )
+        self.owner: Any = SimpleNamespace(
+            context=context,
+            name="a.db",
+            words=memoryview(bytearray(SLOT_WORDS * 8)).cast("Q"),
+            journal_named=True,
+            journal_active=False,
+            commit_journal=self._commit,
+        )
+        self.file = JournalFile(self.owner, Kind.JOURNAL, 1, str(path))
+
+    def _commit(self) -> None:
+        self.commits += 1
+
+    def write(self, offset: int, data: bytes) -> int | None:
+        return self.file.write(offset, data, privileged=False)
+
+    def sync(self) -> None:
+        self.file.sync(data_only=True)
+        self.file.synced()
+
+    def size(self) -> int:
+        return self.file.size_of(self.file.stat())
+
+    def transaction(self, records: int) -> None:
+        """One that a program makes with synchronous=FULL, up to the removal of the journal."""
+        assert self.write(0, HEADER) == 512
+        for number in range(records):
+            while self.write(512 + 1032 * number, RECORD) is None:
+                self.sync()
+        self.sync()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal")
+    yield made
+    made.file.close()
+
+
+def test_a_kept_file_is_empty_for_programs_and_no_journal_for_a_recovery(journal: Journal) -> None:
+    journal.transaction(3)
+    assert journal.file.may_be_kept()
+    journal.file.keep()
+    assert (journal.size(), journal.file.read(0, 100)) == (0, b"")
+    assert not journal.file.is_hot()
+    assert not is_hot(journal.path.read_bytes()) and journal.path.read_bytes().startswith(KEPT)
+
+
+def test_bytes_of_an_older_transaction_are_not_read(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.transaction(1)
+    assert journal.size() == 512 + 1032
+    assert journal.file.read(512, 4096) == RECORD
+    assert journal.file.read(512 + 1032, 100) == b""
+    assert journal.path.stat().st_size == 512 + 3 * 1032
+
+
+def test_no_record_is_overwritten_before_the_old_header_is_gone_for_good(journal: Journal) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    assert journal.write(0, HEADER) == 512, "the header itself may come first"
+    assert journal.write(512, RECORD) is None
+    journal.sync()
+    assert journal.write(512, RECORD) == len(RECORD)
+
+
+def test_a_journal_that_nobody_synced_needs_no_sync_to_be_replaced(journal: Journal) -> None:
+    journal.write(0, HEADER)
+    journal.write(512, RECORD)
+    journal.file.keep()
+    journal.write(0, HEADER)
+    assert journal.write(512, RECORD) == len(RECORD)
+
+
+def test_an_unsynced_transaction_between_does_not_make_the_older_header_harmless(journal: Journal) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    journal.write(0, HEADER)
+    journal.file.keep()
+    journal.write(0, HEADER)
+    assert journal.write(512, RECORD) is None
+
+
+def test_a_successor_goes_on_from_the_word(journal: Journal) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    journal.write(0, HEADER)
+    successor = JournalFile(journal.owner, Kind.JOURNAL, 1, str(journal.path))
+    successor.resume()
+    assert successor.size_of(successor.stat()) == 512
+    assert successor.write(512, RECORD, privileged=False) is None
+    successor.close()
+
+
+def test_a_gap_ends_the_reuse_and_reads_as_zeros(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.transaction(1)
+    assert journal.write(2048, HEADER) == 512
+    assert journal.file.read(512 + 1032, 2048 - 512 - 1032) == bytes(2048 - 512 - 1032)
+    assert journal.path.stat().st_size == journal.size() == 2048 + 512
+    assert journal.owner.words[Word.JOURNAL_SIZE] == 0
+
+
+def test_the_name_of_a_super_journal_ends_the_file_and_the_file_is_not_kept(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.transaction(1)
+    end = 512 + 1032
+    assert journal.write(end, b"name-of-the-super-journal" + MAGIC) == 33
+    assert journal.path.stat().st_size == end + 33
+    assert not journal.file.may_be_kept()
+
+
+def test_truncating_a_reused_file_leaves_nothing_behind_its_end(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.transaction(2)
+    assert journal.file.truncate(600, privileged=False)
+    assert journal.path.stat().st_size == journal.size() == 600
+    journal.file.truncate(0, privileged=False)
+    assert (journal.size(), journal.commits) == (0, 1)
+
+
+def test_a_cut_waits_while_the_old_header_may_come_back(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.write(0, HEADER)
+    assert journal.file.truncate(100, privileged=False) is None
+    journal.sync()
+    assert journal.file.truncate(100, privileged=False)
+
+
+def test_large_and_open_files_are_not_kept(journal: Journal) -> None:
+    journal.transaction(1)
+    journal.file.handles = 1
+    assert not journal.file.may_be_kept()
+    journal.file.handles = 0
+    journal.write(2 << 20, b"x")
+    assert not journal.file.may_be_kept()
+
+
+def test_a_file_that_a_recovery_removed_is_noticed(journal: Journal) -> None:
+    journal.transaction(1)
+    journal.file.keep()
+    assert journal.file.is_there()
+    journal.path.unlink()
+    assert not journal.file.is_there()
