@@ -11,9 +11,11 @@ Rules:
     2. No record is overwritten before it is durable that the old header is gone
        (``_UNSETTLED``): a power cut would leave a journal that is hot and half new.
        That is one sync at the first record, as SQLite's own mode PERSIST does it.
-    3. A file that named a super-journal is not kept: SQLite looks for that name at the
-       very end of the file.
-    4. Which part counts is one shared word (``JOURNAL_SIZE``), so a successor goes on.
+    3. A file with the name of a super-journal, or with a second header, is not kept: SQLite looks
+       for the one at the very end of the file, for the other behind the last record.
+    4. Before SQLite completes a header it reads what stands behind its records, and zeroes what
+       looks like an old header there (``syncJournal``). It sees nothing there, so it is done here.
+    5. Which part counts is one shared word (``JOURNAL_SIZE``), so a successor goes on.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class JournalFile(TrackedFile):
         super().__init__(owner, kind, ino, path)
         self._reused = False  # the backing file is older than the program's: JOURNAL_SIZE counts
         self._synced = False  # the present header may be durable
-        self._whole = True  # holds no name of a super-journal
+        self._whole = True  # one header, no name of a super-journal
 
     def resume(self) -> None:
         """A successor goes on from the word."""
@@ -63,6 +65,8 @@ class JournalFile(TrackedFile):
         """Bytes from ``offset``."""
         if self._reused:
             size = min(size, max(0, self._size() - offset))
+            if not size:
+                self._disarm(offset)
         return os.pread(self.descriptor(), size, offset)
 
     def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
@@ -76,7 +80,7 @@ class JournalFile(TrackedFile):
                 else:
                     self.owner.commit_journal()
             self.context.space.take(len(data))
-        if offset and data[-_MAGIC_BYTES:] == MAGIC:
+        if offset and MAGIC in (data[:_MAGIC_BYTES], data[-_MAGIC_BYTES:]):
             self._whole = False
         if not self._reused:
             return os.pwrite(fd, data, offset)
@@ -160,6 +164,12 @@ class JournalFile(TrackedFile):
         if offset + done > size:
             self._set_size(offset + done, unsettled=self._is_unsettled())
         return done
+
+    def _disarm(self, offset: int) -> None:
+        """A header of an older transaction behind the end must not be taken for a part of this one."""
+        fd = self.descriptor()
+        if os.pread(fd, _MAGIC_BYTES, offset) == MAGIC:
+            os.pwrite(fd, b"\0", offset)
 
     def _size(self) -> int:
         return int(self.owner.words[Word.JOURNAL_SIZE] & ~_UNSETTLED) - 1

@@ -148,6 +148,24 @@ def test_the_name_of_a_super_journal_ends_the_file_and_the_file_is_not_kept(jour
     assert not journal.file.may_be_kept()
 
 
+def test_a_file_with_a_second_header_is_not_kept(journal: Journal) -> None:
+    journal.transaction(1)
+    assert journal.write(2048, HEADER) == 512
+    assert not journal.file.may_be_kept()
+
+
+def test_what_looks_like_a_header_behind_the_end_is_zeroed_where_sqlite_looks(journal: Journal) -> None:
+    journal.write(0, HEADER)
+    journal.write(512, b"x" * 1536 + HEADER + b"x" * 1000)  # a page with a journal's bytes in it
+    journal.sync()
+    journal.file.keep()
+    journal.transaction(1)
+    assert journal.file.read(2048, 8) == b""
+    raw = journal.path.read_bytes()
+    assert raw[2048:2056] == b"\0" + MAGIC[1:] and raw[512 : 512 + 1032] == RECORD
+    assert journal.file.read(512, 8) == RECORD[:8]
+
+
 def test_truncating_a_reused_file_leaves_nothing_behind_its_end(journal: Journal) -> None:
     journal.transaction(3)
     journal.file.keep()

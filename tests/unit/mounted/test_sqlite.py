@@ -340,3 +340,32 @@ def test_a_transaction_over_two_databases_leaves_no_kept_journal(shared: Mounted
     db.execute("COMMIT")
     assert not any((shared.data / f"dbs/both-{n}.db/journal").exists() for n in (1, 2))
     db.close()
+
+
+@pytest.mark.parametrize("spilled", [3, 40, 160])
+def test_files_as_a_power_cut_leaves_them_roll_back_to_the_last_commit(
+    shared: MountedNode, tmp_path: Path, spilled: int
+) -> None:
+    name = f"cut-{spilled}.db"
+    folder = shared.data / "dbs" / name
+    db = connect(shared.mnt / name, "delete")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, round INTEGER, body BLOB)")
+    db.executemany("INSERT INTO t VALUES (?, 0, zeroblob(3000))", [(number,) for number in range(200)])
+    db.execute("UPDATE t SET round = 1")  # the kept file is long now
+    assert (folder / "journal").stat().st_size > 200 * 4096
+    db.execute("PRAGMA cache_size=5")
+    for committed in range(1, 4):
+        db.execute("BEGIN")
+        db.execute(
+            "UPDATE t SET round = ? WHERE id < ?", (committed + 1, spilled)
+        )  # more than the cache: pages are written
+        shutil.copy(folder / "database", tmp_path / "copy.db")
+        shutil.copy(folder / "journal", tmp_path / "copy.db-journal")
+        copy = sqlite3.connect(tmp_path / "copy.db")
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rounds = {row for (row,) in copy.execute("SELECT round FROM t WHERE id < ?", (spilled,))}
+        assert rounds == {committed}
+        copy.close()
+        db.execute("COMMIT")
+    db.close()
