@@ -120,6 +120,7 @@ class Database:
         assert self.journal is not None
         failpoints.hit("mount.before-keep")
         self.journal.keep()
+        self.context.settling.removed(self.journal.path)
         failpoints.hit("mount.after-keep")
         self.words[Word.HAS_JOURNAL] = 0
         self.kept_journal, self.journal, self.journal_active, self.journal_refused = self.journal, None, False, False
@@ -137,6 +138,7 @@ class Database:
         kept, self.kept_journal = self.kept_journal, None
         if kept is None:
             return None
+        self.context.settling.forget(kept.path)
         if not kept.is_there():
             kept.close()
             self.words[Word.JOURNAL_SIZE] = 0
@@ -149,6 +151,7 @@ class Database:
         """No journal will follow, or another file takes its name."""
         kept, self.kept_journal = self.kept_journal, None
         if kept is not None:
+            self.context.settling.forget(kept.path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(kept.path)
             kept.close()

@@ -93,6 +93,10 @@ class File:
     async def acknowledged(self) -> None:
         """After a program's fsync: wait until what it completes may be answered."""
 
+    def needs_sync(self) -> bool:
+        """Whether a program's fsync has anything to do."""
+        return True
+
     def sync(self, *, data_only: bool) -> None:
         """[any thread] Make the content durable."""
         if data_only:

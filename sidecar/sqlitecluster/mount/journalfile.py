@@ -1,25 +1,30 @@
 """A rollback journal: its end is the commit. In journal mode DELETE its backing file is kept for the next one.
 
-Making and deleting a file in each transaction costs the disk three commits of the file
-system's own journal; overwriting the same blocks costs none (docs/decisions). So when a
-program removes a journal, its backing file gets the header of no journal (``KEPT``) and
-is hidden; the next journal of this database is the same file, empty again for programs.
+Making and deleting a file in each transaction costs the disk commits of the file system's
+own journal; overwriting the same blocks costs none (docs/decisions). So when a program
+removes a journal, its backing file gets the header of no journal (``KEPT``) and is
+hidden; the next journal of this database is the same file, empty again for programs.
 
 Rules:
     1. What a program sees ends at ``size``: bytes beyond it are of older transactions.
        They are never read, and SQLite itself takes no record of another nonce for its own.
-    2. No record is overwritten before it is durable that the old header is gone
-       (``_UNSETTLED``): a power cut would leave a journal that is hot and half new.
-       That is one sync at the first record, as SQLite's own mode PERSIST does it.
-    3. A file with the name of a super-journal, or with a second header, is not kept: SQLite looks
+    2. SQLite syncs a journal twice: records, then the header that counts them. In a kept file
+       the header is written with a seal, a checksum of everything. One that does not fit is no
+       journal (``store.journals``), so one sync of both does, and the first sync, of a journal
+       that has no header yet, has nothing to do (``needs_sync``).
+    3. So a durable older header may stand over newer records: its seal does not fit any more. Only
+       a header without a seal must be gone for good before a record is overwritten (``_UNSETTLED``).
+    4. What a seal does not cover makes the file a plain one: a write after it, a cut, a large journal.
+    5. A file with the name of a super-journal, or with a second header, is not kept: SQLite looks
        for the one at the very end of the file, for the other behind the last record.
-    4. Before SQLite completes a header it reads what stands behind its records, and zeroes what
+    6. Before SQLite completes a header it reads what stands behind its records, and zeroes what
        looks like an old header there (``syncJournal``). It sees nothing there, so it is done here.
-    5. Which part counts is one shared word (``JOURNAL_SIZE``), so a successor goes on.
+    7. Which part counts is one shared word (``JOURNAL_SIZE``), so a successor goes on.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +32,7 @@ from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.tracked import TrackedFile
 from sqlitecluster.shared import Word
-from sqlitecluster.sqlitefmt.journal import KEPT, MAGIC
+from sqlitecluster.sqlitefmt.journal import KEPT, MAGIC, SEAL_AT, SEAL_END, is_sealed, sealed
 
 if TYPE_CHECKING:
     from sqlitecluster.mount.database import Database
@@ -35,25 +40,40 @@ if TYPE_CHECKING:
 _MAGIC_BYTES: Final = len(MAGIC)
 _UNSETTLED: Final = 1 << 62
 _MOST_KEPT_BYTES: Final = 1 << 20
+_NOTHING: Final = KEPT.ljust(SEAL_END, b"\0")
+
+
+class Header(enum.Enum):
+    """What begins the backing file."""
+
+    NONE = enum.auto()  # SQLite writes zeros first: nobody would roll anything back
+    PLAIN = enum.auto()
+    SEALED = enum.auto()
 
 
 class JournalFile(TrackedFile):
     """The journal of one database."""
 
-    __slots__ = ("_reused", "_synced", "_whole")
+    __slots__ = ("_header", "_owed", "_reused", "_synced", "_whole")
 
     direct_io = True  # nobody reads it but a recovery
 
     def __init__(self, owner: Database, kind: Kind, ino: int, path: str) -> None:
         super().__init__(owner, kind, ino, path)
         self._reused = False  # the backing file is older than the program's: JOURNAL_SIZE counts
-        self._synced = False  # the present header may be durable
+        self._header = Header.NONE
+        self._owed = False  # a sync was answered before there was anything to protect
+        self._synced = False  # a header without a seal may be durable
         self._whole = True  # one header, no name of a super-journal
 
     def resume(self) -> None:
         """A successor goes on from the word."""
         self._reused = self.owner.words[Word.JOURNAL_SIZE] > 0
-        self._synced = True
+        start = os.pread(self.descriptor(), SEAL_END, 0)
+        if start[:_MAGIC_BYTES] == MAGIC:
+            self._header = Header.SEALED if is_sealed(start) else Header.PLAIN
+        self._owed = self._reused and self._header is Header.NONE
+        self._synced = not self._reused or self._header is Header.PLAIN
 
     # bytes
 
@@ -72,6 +92,8 @@ class JournalFile(TrackedFile):
     def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Zeros over the header commit (PERSIST); anything else there begins a transaction."""
         fd = self.descriptor()
+        if self._owed and not self._reused and offset == 0:
+            return None
         if not privileged and not self.unlinked:
             self.context.require_primary()
             if offset == 0 and len(data) >= _MAGIC_BYTES:
@@ -101,12 +123,19 @@ class JournalFile(TrackedFile):
         return True
 
     async def settled(self) -> None:
-        """Until no old header can come back."""
-        await self.context.syncing.sync(self, data_only=True)
+        """Until no old header can come back, and what was put off is done."""
+        await self.context.syncing.sync(self, data_only=True, always=True)
+
+    def needs_sync(self) -> bool:
+        """Without a header it protects nothing yet; the sync of its header makes all of it durable."""
+        if not self._reused or self._header is not Header.NONE or self._size() > _MOST_KEPT_BYTES:
+            return True
+        self._owed = True
+        return False
 
     def sync(self, *, data_only: bool) -> None:
         """Also make its name durable: SQLite's own sync of the directory does not reach us."""
-        self._synced = True
+        self._synced = self._synced or not self._reused or self._header is Header.PLAIN
         super().sync(data_only=data_only)
         if not self.owner.journal_named:
             self.owner.journal_named = True
@@ -118,6 +147,7 @@ class JournalFile(TrackedFile):
 
     def synced(self) -> None:
         """What was there when the sync began is durable."""
+        self._owed = False
         if self._reused:
             self._set_size(self._size(), unsettled=False)
 
@@ -135,9 +165,10 @@ class JournalFile(TrackedFile):
 
     def keep(self) -> None:
         """The program removed it: no header, no bytes."""
-        os.pwrite(self.descriptor(), KEPT, 0)
+        os.pwrite(self.descriptor(), _NOTHING, 0)
         unsettled = self._synced or self._is_unsettled()
         self._reused, self._synced = True, False
+        self._header, self._owed = Header.NONE, False
         self._set_size(0, unsettled=unsettled)
 
     def is_there(self) -> bool:
@@ -148,8 +179,11 @@ class JournalFile(TrackedFile):
             return False
 
     def end_reuse(self) -> None:
-        """Become a plain file that ends where programs see its end. The old header must be gone for good."""
+        """Become a plain file that ends where programs see its end. An old header without a seal must be gone."""
         if self._reused:
+            if self._header is Header.SEALED:
+                os.pwrite(self.descriptor(), bytes(SEAL_END - SEAL_AT), SEAL_AT)
+                self._header, self._synced = Header.PLAIN, True
             os.ftruncate(self.descriptor(), self._size())
             self._set_plain()
 
@@ -157,13 +191,27 @@ class JournalFile(TrackedFile):
         size = self._size()
         if offset and self._is_unsettled():
             return None
-        if offset > size or not self._whole:
+        if self._header is Header.SEALED and os.pread(fd, len(data), offset) == data:
+            return len(data)  # the same request again, after a take-over
+        if self._header is Header.SEALED or offset > size or not self._whole:
             self.end_reuse()
-            return os.pwrite(fd, data, offset)
+            return None if self._owed and offset == 0 else os.pwrite(fd, data, offset)
+        if offset == 0 and data[:_MAGIC_BYTES] == MAGIC:
+            if len(data) <= SEAL_AT and size >= SEAL_END and (self._owed or size <= _MOST_KEPT_BYTES):
+                return self._seal(fd, data, size)
+            self._header = Header.PLAIN
         done = os.pwrite(fd, data, offset)
         if offset + done > size:
             self._set_size(offset + done, unsettled=self._is_unsettled())
         return done
+
+    def _seal(self, fd: int, data: Data, size: int) -> int:
+        """The header that counts the records, and the seal, in one write to one sector."""
+        start = bytes(data) + os.pread(fd, SEAL_AT - len(data), len(data))
+        rest = os.pread(fd, size - SEAL_END, SEAL_END)
+        os.pwrite(fd, sealed(start, rest), 0)
+        self._header = Header.SEALED
+        return len(data)
 
     def _disarm(self, offset: int) -> None:
         """A header of an older transaction behind the end must not be taken for a part of this one."""

@@ -196,6 +196,8 @@ class NameOperations(pyfuse3.Operations):
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """FSYNCDIR: removed journals; new names are made durable with their files."""
         removed = self._context.journals_removed
+        for path in self._context.settling.take():
+            await Job(functools.partial(self._context.settling.settle, path))
         while removed:  # with synchronous=EXTRA a program asks for it before it is told of its commit
             folder = removed.pop()
             try:

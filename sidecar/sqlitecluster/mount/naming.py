@@ -83,8 +83,6 @@ class Naming:
     def _remove_side(self, database: Database, file: File, *, privileged: bool) -> None:
         if file is database.journal and not privileged:
             database.commit_journal()
-        if file.kind is Kind.JOURNAL:
-            self._context.journals_removed.add(os.path.dirname(file.path))
         if file is database.wal:
             self._remove_wal(database)
         elif file is database.journal and database.journal.may_be_kept():
@@ -92,6 +90,7 @@ class Naming:
             database.keep_journal()
         else:
             if file is database.journal:
+                self._context.journals_removed.add(os.path.dirname(file.path))
                 database.journal.end_reuse()
             self._tree.put_aside(file)
             database.detach(file.kind)

@@ -74,6 +74,7 @@ def run(config: NodeConfig, fds: dict[str, int], init: bytes, successor: bool) -
     _report_ready(fds["sup"])
     driver.run(channel, fds["bell_mount"])
     driver.close(drain=not state.node[NodeWord.RESENDING])
+    context.settling.close()
     names.close()
 
 

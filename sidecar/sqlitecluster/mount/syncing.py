@@ -33,8 +33,10 @@ class Syncing:
         # By database and kind, not by file: a journal is a new file in each transaction. All other files share one.
         self._took_ns: dict[tuple[str, Kind], int] = {}
 
-    async def sync(self, file: File, *, data_only: bool) -> None:
-        """Make a file durable."""
+    async def sync(self, file: File, *, data_only: bool, always: bool = False) -> None:
+        """Make a file durable; if it says that this has nothing to do, only when ``always``."""
+        if not always and not file.needs_sync():
+            return
         file.descriptor()
         owner = file.database.name if file.database is not None else ""
         call = functools.partial(self._timed, (owner, file.kind), file, data_only=data_only)

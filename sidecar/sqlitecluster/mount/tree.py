@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import BadName
@@ -26,7 +27,7 @@ from sqlitecluster.mount.database import SHM_INODE_BIT, Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind, Place, join, place
 from sqlitecluster.shared import Word
-from sqlitecluster.sqlitefmt.journal import KEPT
+from sqlitecluster.store.journals import drop_unfinished
 from sqlitecluster.units import decode_name
 
 log = logging.getLogger(__name__)
@@ -314,7 +315,7 @@ class Tree:
             ino = os.stat(backing).st_ino
         except FileNotFoundError:
             return
-        if kind is Kind.JOURNAL and (_drop_kept(backing) if fresh else database.load_kept(backing, ino)):
+        if kind is Kind.JOURNAL and (drop_unfinished(Path(backing)) if fresh else database.load_kept(backing, ino)):
             return
         file = self._attach(Place(kind, database.name), backing, ino)
         if database.wal is file:
@@ -352,15 +353,6 @@ class Tree:
         shm = os.scandir(f"{self.context.layout.runtime}/shm")
         gone = [entry.path for entry in shm if entry.name.endswith(".gone")]
         return result + [(path, os.stat(path).st_ino | SHM_INODE_BIT) for path in gone]
-
-
-def _drop_kept(path: str) -> bool:
-    """Whether a journal was only kept for the next transaction; it is removed."""
-    with open(path, "rb") as file:
-        if file.read(len(KEPT)) != KEPT:
-            return False
-    os.unlink(path)
-    return True
 
 
 def _present(database: Database) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.name_operations import NameOperations
+from sqlitecluster.mount.settling import Settling
 from sqlitecluster.mount.syncing import Syncing, sync_folder
 
 
@@ -25,6 +26,7 @@ def drive(coroutine: Any) -> int:
 def file_of(folder: Path, kind: Kind, removed: set[str]) -> Any:
     return SimpleNamespace(
         kind=kind,
+        needs_sync=lambda: True,
         path=f"{folder}/file",
         pins=0,
         database=None,
@@ -45,9 +47,13 @@ def test_a_synced_journal_makes_the_removal_of_the_one_before_durable(tmp_path: 
 def test_fsyncdir_syncs_every_folder_that_lost_a_journal(tmp_path: Path) -> None:
     operations = NameOperations.__new__(NameOperations)
     removed = {str(tmp_path), str(tmp_path / "gone with its database")}
-    operations._context = SimpleNamespace(journals_removed=removed)  # type: ignore[assignment]
-    assert drive(operations.fsyncdir(1, False)) == 2
-    assert not removed
+    kept = tmp_path / "kept"
+    kept.touch()
+    settling = Settling()
+    settling.removed(str(kept))
+    operations._context = SimpleNamespace(journals_removed=removed, settling=settling)  # type: ignore[assignment]
+    assert drive(operations.fsyncdir(1, False)) == 3
+    assert not removed and not settling.take()
     assert drive(operations.fsyncdir(1, False)) == 0
 
 
