@@ -66,10 +66,12 @@ class Bytes(Protocol):
 class Names(Protocol):
     """What answers requests about names and handles."""
 
-    def answer(
-        self, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]
-    ) -> Coroutine[Any, Any, bytes | None] | None:
-        """A coroutine that gives the answer's bytes (None: no answer is owed); None: ask the session."""
+    def answer(self, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]) -> object:
+        """The answer's bytes, a coroutine that gives them, None: ask the session; anything else: no answer is owed.
+
+        Raises:
+            OSError: that is the answer.
+        """
 
 
 class Ended(Exception):
@@ -115,13 +117,28 @@ class Channel:
         elif opcode == _FSYNC:
             fh, flags = _SYNC_IN.unpack_from(self._buffer, _HEADER.size)
             self.spawn(self._fsync(unique, fh, data_only=bool(flags & _FSYNC_DATA_ONLY)))
-        elif (answer := self._names.answer(opcode, self._view[:length], nodeid, caller)) is not None:
-            self.spawn(self._answer(unique, answer, opcode))
+        elif self._answered(unique, opcode, self._view[:length], nodeid, caller):
+            pass
         elif opcode != _INTERRUPT:
             if opcode in (_READDIR, _READDIRPLUS):
                 self._limit_listing()
             self._library.send(self._view[:length])
             self.step()
+        return True
+
+    def _answered(self, unique: int, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]) -> bool:
+        """Answer a request about names; False leaves it to the session."""
+        try:
+            answer = self._names.answer(opcode, request, nodeid, caller)
+        except Exception as error:  # a request's top
+            self._fail(unique, error, f"request {opcode}")
+            return True
+        if answer is None:
+            return False
+        if isinstance(answer, bytes):
+            self._send(_ANSWER.pack(_ANSWER.size + len(answer), 0, unique) + answer)
+        elif isinstance(answer, Coroutine):
+            self.spawn(self._answer(unique, answer, opcode))
         return True
 
     def relay(self) -> None:
@@ -181,14 +198,13 @@ class Channel:
             return
         self._send(_ANSWER.pack(_ANSWER.size, 0, unique))
 
-    async def _answer(self, unique: int, answer: Coroutine[Any, Any, bytes | None], opcode: int) -> None:
+    async def _answer(self, unique: int, answer: Coroutine[Any, Any, bytes], opcode: int) -> None:
         try:
             body = await answer
         except Exception as error:  # a request's top
             self._fail(unique, error, f"request {opcode}")
             return
-        if body is not None:
-            self._send(_ANSWER.pack(_ANSWER.size + len(body), 0, unique) + body)
+        self._send(_ANSWER.pack(_ANSWER.size + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, error: Exception, name: str) -> None:
         self._send(_ANSWER.pack(_ANSWER.size, -self._files.failed(error, name), unique))

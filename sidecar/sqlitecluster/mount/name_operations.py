@@ -14,7 +14,7 @@ import pyfuse3
 
 from sqlitecluster.mount import handles
 from sqlitecluster.mount.answers import answered
-from sqlitecluster.mount.attributes import LONG_S, Attributes, missing
+from sqlitecluster.mount.attributes import LONG_S, Attributes, Shown, for_library, missing
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.gate import Gate
 from sqlitecluster.mount.layout import NODE_FILES, POSITION_SUFFIX, Kind, join
@@ -42,12 +42,20 @@ class NameOperations(pyfuse3.Operations):
     @answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """LOOKUP."""
+        return for_library(self.find(parent_inode, name))
+
+    def find(self, parent_inode: int, name: bytes) -> Shown:
+        """LOOKUP."""
         path = self._path(parent_inode, name)
         node = self._tree.lookup(path)
         if node is None:
             changes_unseen = path in NODE_FILES or path.endswith(POSITION_SUFFIX)
             return missing(0.0 if changes_unseen else LONG_S)
-        return self._attributes.of(node)
+        return self._attributes.shown(node)
+
+    def show(self, inode: int) -> Shown:
+        """GETATTR."""
+        return self._attributes.shown(self._tree.node(inode))
 
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -86,6 +94,10 @@ class NameOperations(pyfuse3.Operations):
 
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """UNLINK."""
+        self.remove(parent_inode, name, ctx)
+
+    def remove(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """UNLINK."""
         path = self._path(parent_inode, name)
         self._gate.removal(path, ctx)
@@ -170,6 +182,10 @@ class NameOperations(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """OPENDIR."""
+        return self.open_directory(inode)
+
+    def open_directory(self, inode: int) -> int:
+        """OPENDIR."""
         self._tree.directory(inode)
         self._serial += 1
         return handles.pack(inode, generation=self._serial)
@@ -190,7 +206,15 @@ class NameOperations(pyfuse3.Operations):
 
     async def releasedir(self, fh: int) -> None:
         """RELEASEDIR."""
+        self.close_directory(fh)
+
+    def close_directory(self, fh: int) -> None:
+        """RELEASEDIR."""
         self._listings.pop(fh, None)
+
+    def names_are_durable(self) -> bool:
+        """Whether a FSYNCDIR has nothing to do."""
+        return not self._context.journals_removed and not self._context.settling.some
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

@@ -17,14 +17,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 import pyfuse3
 
+from sqlitecluster.mount.attributes import Shown
 from sqlitecluster.mount.operations import Operations
 
 _LOOKUP, _FORGET, _GETATTR, _SETATTR, _UNLINK, _OPEN, _RELEASE = 1, 2, 3, 4, 10, 14, 18
-_OPENDIR, _RELEASEDIR, _CREATE, _BATCH_FORGET = 27, 29, 35, 42
+_OPENDIR, _RELEASEDIR, _FSYNCDIR, _CREATE, _BATCH_FORGET = 27, 29, 30, 35, 42
 
 _BODY: Final = 40  # where a request's own part begins
 _WORD: Final = struct.Struct("<Q")
@@ -43,7 +45,15 @@ _KEEP_CACHE: Final = 2
 _SECOND: Final = 1_000_000_000
 _BLOCK: Final = 4096
 
-Answer = Coroutine[Any, Any, bytes | None]
+
+class Silent(Enum):
+    """What FORGET is answered."""
+
+    NOTHING = 0
+
+
+Answer = bytes | Silent | Coroutine[Any, Any, bytes] | None
+"""None: pyfuse3 shall answer; a coroutine: it may have to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +66,11 @@ class Caller:
 
 
 class NameRequests:
-    """Coroutines for requests: each gives the bytes of its answer, None when nothing is answered."""
+    """Answers from the node's ``Operations``; none of them waits unless it says so by a coroutine."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._known: dict[int, Callable[[memoryview, int, Any], Answer | None]] = {
+        self._known: dict[int, Callable[[memoryview, int, Sequence[int]], Answer]] = {
             _LOOKUP: self._lookup,
             _FORGET: self._forget,
             _BATCH_FORGET: self._batch_forget,
@@ -71,58 +81,79 @@ class NameRequests:
             _RELEASE: self._release,
             _OPENDIR: self._opendir,
             _RELEASEDIR: self._releasedir,
+            _FSYNCDIR: self._fsyncdir,
             _CREATE: self._create,
         }
 
-    def answer(self, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]) -> Answer | None:
-        """The coroutine that answers; None leaves the request to pyfuse3. Raises what ``operations`` raise."""
+    def answer(self, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]) -> Answer:
+        """The answer's bytes, or what gives them.
+
+        Raises:
+            OSError: that is the answer.
+        """
         method = self._known.get(opcode)
-        return None if method is None else method(request, nodeid, Caller(*caller))
+        return None if method is None else method(request, nodeid, caller)
 
-    def _lookup(self, request: memoryview, nodeid: int, caller: Any) -> Answer:
-        return _entry(self._operations.lookup(nodeid, _name(request, _BODY), caller))
+    def _lookup(self, request: memoryview, nodeid: int, _caller: Sequence[int]) -> Answer:
+        return pack_entry(self._operations.find(nodeid, _name(request, _BODY)))
 
-    def _forget(self, request: memoryview, nodeid: int, _caller: Any) -> Answer:
+    def _forget(self, request: memoryview, nodeid: int, _caller: Sequence[int]) -> Answer:
         (lookups,) = _WORD.unpack_from(request, _BODY)
-        return _silent(self._operations.forget([(nodeid, lookups)]))
+        self._operations.forgotten([(nodeid, lookups)])
+        return Silent.NOTHING
 
-    def _batch_forget(self, request: memoryview, _nodeid: int, _caller: Any) -> Answer:
+    def _batch_forget(self, request: memoryview, _nodeid: int, _caller: Sequence[int]) -> Answer:
         (count, _unused) = _FLAGS.unpack_from(request, _BODY)
         pairs = request[_BODY + 8 : _BODY + 8 + count * _FORGET_ONE.size]
-        return _silent(self._operations.forget(list(_FORGET_ONE.iter_unpack(pairs))))
+        self._operations.forgotten(list(_FORGET_ONE.iter_unpack(pairs)))
+        return Silent.NOTHING
 
-    def _getattr(self, _request: memoryview, nodeid: int, caller: Any) -> Answer:
-        return _attributes(self._operations.getattr(nodeid, caller))
+    def _getattr(self, _request: memoryview, nodeid: int, _caller: Sequence[int]) -> Answer:
+        return _attributes(self._operations.show(nodeid))
 
-    def _setattr(self, request: memoryview, nodeid: int, caller: Any) -> Answer | None:
+    def _setattr(self, request: memoryview, nodeid: int, _caller: Sequence[int]) -> Answer:
         """Owner and mode of a database's side file, which show the database's: SQLite sets them after each create."""
         (fields,) = _SETATTR_IN.unpack_from(request, _BODY)
         if fields & ~_OWNER_FIELDS or not self._operations.shows_its_database(nodeid):
             return None
-        return _attributes(self._operations.getattr(nodeid, caller))
+        return _attributes(self._operations.show(nodeid))
 
-    def _unlink(self, request: memoryview, nodeid: int, caller: Any) -> Answer:
-        return _empty(self._operations.unlink(nodeid, _name(request, _BODY), caller))
+    def _unlink(self, request: memoryview, nodeid: int, caller: Sequence[int]) -> Answer:
+        self._operations.remove(nodeid, _name(request, _BODY), _context(caller))
+        return b""
 
-    def _open(self, request: memoryview, nodeid: int, caller: Any) -> Answer:
+    def _open(self, request: memoryview, nodeid: int, caller: Sequence[int]) -> Answer:
         (flags, _open_flags) = _FLAGS.unpack_from(request, _BODY)
-        return _opened(self._operations.open(nodeid, flags, caller))
+        return _opened(self._operations.open(nodeid, flags, _context(caller)))
 
-    def _release(self, request: memoryview, _nodeid: int, _caller: Any) -> Answer:
+    def _release(self, request: memoryview, _nodeid: int, _caller: Sequence[int]) -> Answer:
         (fh,) = _WORD.unpack_from(request, _BODY)
-        return _empty(self._operations.release(fh))
+        self._operations.close(fh)
+        return b""
 
-    def _opendir(self, _request: memoryview, nodeid: int, caller: Any) -> Answer:
-        return _opened_directory(self._operations.opendir(nodeid, caller))
+    def _opendir(self, _request: memoryview, nodeid: int, _caller: Sequence[int]) -> Answer:
+        return _OPEN_OUT.pack(self._operations.open_directory(nodeid), 0, 0)
 
-    def _releasedir(self, request: memoryview, _nodeid: int, _caller: Any) -> Answer:
+    def _releasedir(self, request: memoryview, _nodeid: int, _caller: Sequence[int]) -> Answer:
         (fh,) = _WORD.unpack_from(request, _BODY)
-        return _empty(self._operations.releasedir(fh))
+        self._operations.close_directory(fh)
+        return b""
 
-    def _create(self, request: memoryview, nodeid: int, caller: Any) -> Answer:
+    def _fsyncdir(self, request: memoryview, _nodeid: int, _caller: Sequence[int]) -> Answer:
+        if self._operations.names_are_durable():
+            return b""
+        (fh,) = _WORD.unpack_from(request, _BODY)
+        return _empty(self._operations.fsyncdir(fh, False))
+
+    def _create(self, request: memoryview, nodeid: int, caller: Sequence[int]) -> Answer:
         flags, mode, _umask, _open_flags = _CREATE_IN.unpack_from(request, _BODY)
         name = _name(request, _BODY + _CREATE_IN.size)
-        return _created(self._operations.create(nodeid, name, mode, flags, caller))
+        info, shown = self._operations.make(nodeid, name, mode, flags, _context(caller))
+        return pack_entry(shown) + pack_open(info)
+
+
+def _context(caller: Sequence[int]) -> Any:
+    return Caller(*caller)
 
 
 def _name(request: memoryview, at: int) -> bytes:
@@ -134,42 +165,24 @@ async def _empty(done: Awaitable[None]) -> bytes:
     return b""
 
 
-async def _silent(done: Awaitable[None]) -> None:
-    await done
-
-
-async def _entry(found: Awaitable[pyfuse3.EntryAttributes]) -> bytes:
-    return pack_entry(await found)
-
-
-async def _attributes(found: Awaitable[pyfuse3.EntryAttributes]) -> bytes:
-    entry = await found
-    seconds, rest = _timeout(entry.attr_timeout)
-    return _GETATTR_OUT.pack(seconds, rest, 0) + pack_attributes(entry)
-
-
 async def _opened(info: Awaitable[pyfuse3.FileInfo]) -> bytes:
     return pack_open(await info)
 
 
-async def _opened_directory(fh: Awaitable[int]) -> bytes:
-    return _OPEN_OUT.pack(await fh, 0, 0)
+def _attributes(shown: Shown) -> bytes:
+    seconds, rest = _timeout(shown.attr_timeout)
+    return _GETATTR_OUT.pack(seconds, rest, 0) + pack_attributes(shown)
 
 
-async def _created(made: Awaitable[tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]]) -> bytes:
-    info, entry = await made
-    return pack_entry(entry) + pack_open(info)
-
-
-def pack_entry(entry: pyfuse3.EntryAttributes) -> bytes:
+def pack_entry(entry: Shown) -> bytes:
     """``fuse_entry_out``; an entry without an inode says that there is no such name."""
     seconds, rest = _timeout(entry.entry_timeout)
     attr_seconds, attr_rest = _timeout(entry.attr_timeout)
     ino = entry.st_ino
-    return _ENTRY_OUT.pack(ino, entry.generation, seconds, attr_seconds, rest, attr_rest) + pack_attributes(entry)
+    return _ENTRY_OUT.pack(ino, 0, seconds, attr_seconds, rest, attr_rest) + pack_attributes(entry)
 
 
-def pack_attributes(entry: pyfuse3.EntryAttributes) -> bytes:
+def pack_attributes(entry: Shown) -> bytes:
     """``fuse_attr``."""
     accessed, accessed_ns = divmod(entry.st_atime_ns, _SECOND)
     modified, modified_ns = divmod(entry.st_mtime_ns, _SECOND)
@@ -177,7 +190,7 @@ def pack_attributes(entry: pyfuse3.EntryAttributes) -> bytes:
     return _ATTRIBUTES.pack(
         entry.st_ino, entry.st_size, entry.st_blocks, accessed, modified, changed,
         accessed_ns, modified_ns, changed_ns,
-        entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev, _BLOCK, 0,
+        entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, 0, _BLOCK, 0,
     )  # fmt: skip
 
 

@@ -44,6 +44,11 @@ class Settling:
         """The file serves the next transaction, or is gone."""
         self._since.pop(path, None)
 
+    @property
+    def some(self) -> bool:
+        """Whether there are any."""
+        return bool(self._since)
+
     def take(self) -> list[str]:
         """All that are not durable yet, for somebody who settles them now."""
         return list(self._since)

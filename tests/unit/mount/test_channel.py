@@ -46,7 +46,7 @@ class Files:
 
 
 class Names:
-    """Knows UNLINK only."""
+    """Knows UNLINK only: at once, as an error, later, with no answer owed."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, bytes, list[int]]] = []
@@ -55,12 +55,16 @@ class Names:
         if opcode != UNLINK:
             return None
         self.seen.append((opcode, nodeid, bytes(request[40:]), list(caller)))
-        return self._unlink()
-
-    async def _unlink(self) -> bytes | None:
         if len(self.seen) == 2:
             raise OSError(errno.ENOENT, "no such name")
-        return b"" if len(self.seen) == 1 else None
+        if len(self.seen) in (3, 4):
+            return self._later(b"later" if len(self.seen) == 3 else None)
+        return b"" if len(self.seen) == 1 else object()
+
+    async def _later(self, body: bytes | None) -> bytes:
+        if body is None:
+            raise OSError(errno.EIO, "not in time")
+        return body
 
 
 class Rig:
@@ -184,6 +188,9 @@ def test_a_request_about_names_is_answered_here_when_it_is_understood(rig: Rig) 
     assert rig.names.seen == [(UNLINK, 1, b"a-journal\0", [0, 0, 0])]
     rig.ask(UNLINK, b"a-journal\0")
     assert rig.answer() == (-errno.ENOENT, 7, b"")
+    for expected in ((0, 7, b"later"), (-errno.EIO, 7, b"")):
+        rig.ask(UNLINK, b"a-journal\0")
+        assert rig.answer() == expected
     rig.ask(UNLINK, b"a-journal\0")
     with pytest.raises(BlockingIOError):
         rig.answer()

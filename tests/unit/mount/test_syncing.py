@@ -27,6 +27,7 @@ def file_of(folder: Path, kind: Kind, removed: set[str]) -> Any:
     return SimpleNamespace(
         kind=kind,
         needs_sync=lambda: True,
+        synced=lambda: None,
         path=f"{folder}/file",
         pins=0,
         database=None,
