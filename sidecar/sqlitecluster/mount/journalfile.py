@@ -191,7 +191,7 @@ class JournalFile(TrackedFile):
         size = self._size()
         if offset and self._is_unsettled():
             return None
-        if self._header is Header.SEALED and os.pread(fd, len(data), offset) == data:
+        if self._header is Header.SEALED and offset + len(data) <= size and os.pread(fd, len(data), offset) == data:
             return len(data)  # the same request again, after a take-over
         if self._header is Header.SEALED or offset > size or not self._whole:
             self.end_reuse()

@@ -14,10 +14,12 @@ from sqlitecluster.mount.journalfile import JournalFile
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.shared import SLOT_WORDS, Word
-from sqlitecluster.sqlitefmt.journal import KEPT, MAGIC, is_hot
+from sqlitecluster.sqlitefmt.journal import KEPT, MAGIC, SEAL_END, is_hot, is_sealed, sealed_size
 
 HEADER = (MAGIC + b"\0" * 20).ljust(512, b"\0")
 RECORD = b"r" * 1032
+OTHER = b"o" * 1032
+COUNTED = MAGIC + (2).to_bytes(4, "big")
 
 
 class Journal:
@@ -52,6 +54,26 @@ class Journal:
     def sync(self) -> None:
         self.file.sync(data_only=True)
         self.file.synced()
+
+    def begin(self, records: int) -> None:
+        """As SQLite begins: a header of zeros, then records."""
+        assert self.write(0, bytes(512)) == 512
+        for number in range(records):
+            while self.write(512 + 1032 * number, RECORD) is None:
+                self.sync()
+
+    def fsync(self) -> bool:
+        """A program's fsync; whether it had anything to do."""
+        if needed := self.file.needs_sync():
+            self.sync()
+        return needed
+
+    def commit(self, records: int) -> None:
+        """SQLite's whole transaction with synchronous=FULL, up to the removal of the journal."""
+        self.begin(records)
+        self.fsync()
+        assert self.write(0, COUNTED) == len(COUNTED)
+        assert self.fsync()
 
     def size(self) -> int:
         return self.file.size_of(self.file.stat())
@@ -200,3 +222,95 @@ def test_a_file_that_a_recovery_removed_is_noticed(journal: Journal) -> None:
     assert journal.file.is_there()
     journal.path.unlink()
     assert not journal.file.is_there()
+
+
+def test_a_journal_without_a_header_has_nothing_to_sync_and_its_header_seals_it(journal: Journal) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    journal.begin(2)
+    assert not journal.fsync()
+    assert journal.write(0, COUNTED) == len(COUNTED)
+    raw = journal.path.read_bytes()
+    assert is_sealed(raw) and sealed_size(raw) == journal.size() == 512 + 2 * 1032
+    assert journal.fsync()
+
+
+def test_a_new_file_is_synced_as_sqlite_asks(journal: Journal) -> None:
+    journal.begin(1)
+    assert journal.fsync()
+    journal.write(0, COUNTED)
+    assert not is_sealed(journal.path.read_bytes())
+    assert journal.fsync()
+
+
+def test_after_a_sealed_journal_nothing_must_be_settled(journal: Journal) -> None:
+    journal.transaction(2)
+    for _ in range(3):
+        journal.file.keep()
+        journal.commit(2)
+    journal.file.keep()
+    journal.write(0, bytes(512))
+    assert journal.write(512, OTHER) == len(OTHER)
+
+
+def test_a_new_record_under_an_old_sealed_header_is_no_journal(journal: Journal) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    journal.commit(2)
+    before = journal.path.read_bytes()
+    journal.file.keep()
+    journal.begin(1)
+    journal.write(512, OTHER)
+    after = journal.path.read_bytes()
+    assert sealed_size(before) == len(before)
+    assert sealed_size(before[:SEAL_END] + after[SEAL_END:]) is None
+
+
+def test_a_write_after_the_seal_makes_a_plain_file_and_the_same_write_does_not(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.commit(2)
+    assert journal.write(0, COUNTED) == len(COUNTED)
+    assert is_sealed(journal.path.read_bytes())
+    assert journal.write(512 + 2 * 1032, RECORD) == len(RECORD)
+    raw = journal.path.read_bytes()
+    assert not is_sealed(raw) and raw.startswith(COUNTED) and len(raw) == journal.size() == 512 + 3 * 1032
+    journal.file.keep()
+    journal.write(0, bytes(512))
+    assert journal.write(512, RECORD) is None, "a header without a seal was durable"
+
+
+def test_what_was_put_off_is_done_before_a_plain_file_gets_its_header(journal: Journal) -> None:
+    journal.transaction(3)
+    journal.file.keep()
+    journal.begin(1)
+    assert not journal.fsync()
+    assert journal.write(4096, RECORD) == len(RECORD), "behind a gap: a plain file from here on"
+    assert journal.write(0, COUNTED) is None
+    journal.sync()
+    assert journal.write(0, COUNTED) == len(COUNTED)
+
+
+def test_a_large_journal_is_synced_twice_and_not_sealed(journal: Journal) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    journal.begin(1)
+    journal.write(512 + 1032, bytes(2 << 20))
+    assert journal.fsync()
+    journal.write(0, COUNTED)
+    assert not is_sealed(journal.path.read_bytes())
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_successor_knows_what_begins_the_file(journal: Journal, sealed: bool) -> None:
+    journal.transaction(2)
+    journal.file.keep()
+    journal.begin(2)
+    if sealed:
+        journal.write(0, COUNTED)
+    successor = JournalFile(journal.owner, Kind.JOURNAL, 1, str(journal.path))
+    successor.resume()
+    assert successor.needs_sync() is sealed
+    assert successor.write(0, COUNTED, privileged=False) == len(COUNTED)
+    assert is_sealed(journal.path.read_bytes()) and successor.needs_sync()
+    successor.close()
