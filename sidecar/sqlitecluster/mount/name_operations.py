@@ -104,6 +104,7 @@ class NameOperations(pyfuse3.Operations):
         privileged = self._gate.change(path, ctx)
         try:
             self._naming.unlink(path, privileged=privileged)
+            self._context.settling.removed_by(ctx.pid)
         except FileNotFoundError:
             # Perhaps done just before the previous process died; a -shm goes with its database.
             if not self._gate.may_be_repeated() and not path.endswith("-shm"):
@@ -212,16 +213,24 @@ class NameOperations(pyfuse3.Operations):
         """RELEASEDIR."""
         self._listings.pop(fh, None)
 
+    def to_settle(self, pid: int) -> list[str]:
+        """Kept files that FSYNCDIR of this thread has to make durable."""
+        return self._context.settling.of(pid)
+
     def names_are_durable(self) -> bool:
-        """Whether a FSYNCDIR has nothing to do."""
-        return not self._context.journals_removed and not self._context.settling.some
+        """Whether FSYNCDIR has nothing else to do."""
+        return not self._context.journals_removed
+
+    async def settle_names(self, kept: list[str], fh: int) -> None:
+        """FSYNCDIR, with what ``to_settle`` gave."""
+        for path in kept:
+            await Job(functools.partial(self._context.settling.settle, path))
+        await self.fsyncdir(fh, False)
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """FSYNCDIR: removed journals; new names are made durable with their files."""
         removed = self._context.journals_removed
-        for path in self._context.settling.take():
-            await Job(functools.partial(self._context.settling.settle, path))
         while removed:  # with synchronous=EXTRA a program asks for it before it is told of its commit
             folder = removed.pop()
             try:

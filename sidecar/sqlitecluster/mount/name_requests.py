@@ -139,11 +139,12 @@ class NameRequests:
         self._operations.close_directory(fh)
         return b""
 
-    def _fsyncdir(self, request: memoryview, _nodeid: int, _caller: Sequence[int]) -> Answer:
-        if self._operations.names_are_durable():
+    def _fsyncdir(self, request: memoryview, _nodeid: int, caller: Sequence[int]) -> Answer:
+        kept = self._operations.to_settle(_context(caller).pid)
+        if not kept and self._operations.names_are_durable():
             return b""
         (fh,) = _WORD.unpack_from(request, _BODY)
-        return _empty(self._operations.fsyncdir(fh, False))
+        return _empty(self._operations.settle_names(kept, fh))
 
     def _create(self, request: memoryview, nodeid: int, caller: Sequence[int]) -> Answer:
         flags, mode, _umask, _open_flags = _CREATE_IN.unpack_from(request, _BODY)

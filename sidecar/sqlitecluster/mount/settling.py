@@ -24,34 +24,44 @@ _SOON_S: Final = 1.0
 
 
 class Settling:
-    """Paths of kept files, and when their journals were removed."""
+    """Paths of kept files, and when and by whom their journals were removed."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
+        self._removers: dict[str, int] = {}
+        self.newest = ""
         self._some = threading.Event()
         self._thread: threading.Thread | None = None
 
     def removed(self, path: str) -> None:
         """A journal was removed and its file is kept."""
         self._since[path] = time.monotonic()
+        self.newest = path
         if not self._some.is_set():
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="settle", daemon=True)
                 self._thread.start()
             self._some.set()
 
+    def removed_by(self, pid: int) -> None:
+        """The newest one was removed by this thread of a program."""
+        if self.newest:
+            self._removers[self.newest] = pid
+            self.newest = ""
+
     def forget(self, path: str) -> None:
         """The file serves the next transaction, or is gone."""
         self._since.pop(path, None)
+        self._removers.pop(path, None)
 
     @property
     def some(self) -> bool:
         """Whether there are any."""
         return bool(self._since)
 
-    def take(self) -> list[str]:
-        """All that are not durable yet, for somebody who settles them now."""
-        return list(self._since)
+    def of(self, pid: int) -> list[str]:
+        """Those that a thread removed: with ``synchronous=EXTRA`` it waits until they are durable."""
+        return [path for path, remover in list(self._removers.items()) if remover == pid]
 
     def settle(self, path: str) -> None:
         """[any thread] Make the end of one journal durable.
@@ -67,7 +77,7 @@ class Settling:
             finally:
                 os.close(fd)
         if since is not None and self._since.get(path) == since:
-            self._since.pop(path, None)
+            self.forget(path)
 
     def close(self) -> None:
         """At the process's end."""

@@ -40,3 +40,13 @@ def drop_unfinished(path: Path) -> bool:
         os.close(fd)
     path.unlink(missing_ok=True)
     return True
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether there is a journal with anything in it; a file that is only kept is none."""
+    try:
+        with open(folder / "journal", "rb") as file:
+            start = file.read(len(KEPT))
+    except FileNotFoundError:
+        return False
+    return start not in (b"", KEPT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sqlitecluster.sqlitefmt.journal import KEPT, MAGIC, SEAL_AT, SEAL_END, is_sealed, sealed
-from sqlitecluster.store.journals import drop_unfinished
+from sqlitecluster.store.journals import drop_unfinished, has_journal
 
 START = (MAGIC + (3).to_bytes(4, "big")).ljust(SEAL_AT, b"\0")
 REST = bytes(range(256)) * 20
@@ -50,3 +50,12 @@ def test_a_sealed_journal_with_one_wrong_byte_is_removed(path: Path, at: int) ->
 def test_a_sealed_journal_whose_end_is_missing_is_removed(path: Path) -> None:
     path.write_bytes((sealed(START, REST) + REST)[:-1])
     assert drop_unfinished(path) and not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"", False), (KEPT + REST, False), (START, True), (bytes(28), True)]
+)
+def test_a_kept_file_is_not_taken_for_a_journal(path: Path, content: bytes, expected: bool) -> None:
+    assert not has_journal(path.parent)
+    path.write_bytes(content)
+    assert has_journal(path.parent) is expected
