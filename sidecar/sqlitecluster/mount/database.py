@@ -131,6 +131,7 @@ class Database:
             return False
         self.kept_journal = JournalFile(self, Kind.JOURNAL, ino, path)
         self.kept_journal.resume()
+        self.context.settling.found(path)
         return True
 
     def reuse_journal(self) -> JournalFile | None:

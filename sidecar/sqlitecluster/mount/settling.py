@@ -60,8 +60,13 @@ class Settling:
         return bool(self._since)
 
     def of(self, pid: int) -> list[str]:
-        """Those that a thread removed: with ``synchronous=EXTRA`` it waits until they are durable."""
-        return [path for path, remover in list(self._removers.items()) if remover == pid]
+        """Those that this thread, or nobody knows who, removed: with ``synchronous=EXTRA`` it waits for them."""
+        return [path for path in list(self._since) if self._removers.get(path, pid) == pid]
+
+    def found(self, path: str) -> None:
+        """A successor found a kept file."""
+        self.removed(path)
+        self.newest = ""
 
     def settle(self, path: str) -> None:
         """[any thread] Make the end of one journal durable.

@@ -56,6 +56,19 @@ def test_what_is_left_at_the_end_is_settled(tmp_path: Path, synced: list[str]) -
     assert synced == [str(tmp_path / "a")] and not some.some
 
 
+def test_each_thread_waits_for_what_it_removed_and_for_what_a_predecessor_left(tmp_path: Path) -> None:
+    some = Settling()
+    some.found(str(tmp_path / "found"))
+    some.removed_by(1)
+    for name, pid in (("one", 1), ("two", 2)):
+        some.removed(str(tmp_path / name))
+        some.removed_by(pid)
+    assert some.of(1) == [str(tmp_path / "found"), str(tmp_path / "one")]
+    assert some.of(2) == [str(tmp_path / "found"), str(tmp_path / "two")]
+    some.forget(str(tmp_path / "found"))
+    assert not some.of(3)
+
+
 def test_a_failing_disk_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").touch()
 
