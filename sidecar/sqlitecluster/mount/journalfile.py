@@ -67,7 +67,7 @@ class JournalFile(TrackedFile):
         self._whole = True  # one header, no name of a super-journal
 
     def resume(self) -> None:
-        """A successor goes on from the word."""
+        """The file was there before: a successor goes on from the word; what a stopped node left may be durable."""
         self._reused = self.owner.words[Word.JOURNAL_SIZE] > 0
         start = os.pread(self.descriptor(), SEAL_END, 0)
         if start[:_MAGIC_BYTES] == MAGIC:

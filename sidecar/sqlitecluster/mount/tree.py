@@ -324,8 +324,7 @@ class Tree:
             else:
                 database.wal.resume()
         elif database.journal is file:
-            if not fresh:
-                database.journal.resume()
+            database.journal.resume()
             database.journal_active = database.journal.is_hot()
         file.close()
 

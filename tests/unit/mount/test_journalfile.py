@@ -314,3 +314,11 @@ def test_a_successor_knows_what_begins_the_file(journal: Journal, sealed: bool) 
     assert successor.write(0, COUNTED, privileged=False) == len(COUNTED)
     assert is_sealed(journal.path.read_bytes()) and successor.needs_sync()
     successor.close()
+
+
+def test_a_journal_that_a_stopped_node_left_may_be_durable(journal: Journal) -> None:
+    journal.path.write_bytes(HEADER + RECORD)
+    journal.file.resume()
+    journal.file.keep()
+    journal.write(0, bytes(512))
+    assert journal.write(512, RECORD) is None
