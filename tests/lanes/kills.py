@@ -211,20 +211,9 @@ def check_cluster(run: Run, cluster: Cluster, where: str, story: Story) -> None:
         run.violation(f"{where}: {error}")
     for node in cluster.nodes:
         for name in MODES:
-            gap = chain_gap(node, name)
+            gap = images.chain_gap(node, name)
             if gap:
                 run.violation(f"{where}: {node.name} {name}: the stored chain has a gap: {gap}")
-
-
-def chain_gap(node: Node, name: str) -> str | None:
-    """The first gap between the LTX files of the lowest level."""
-    last: int | None = None
-    for file in sorted((images.backing(node, name, "ltx") / "0").glob("*.ltx")):
-        low, high = (int(part, 16) for part in file.stem.split("-"))
-        if last is not None and low > last + 1:
-            return f"after {last:x} comes {file.name}"
-        last = max(high, last or 0)
-    return None
 
 
 def one_kill(run: Run, cluster: Cluster, victim: str, story: Story) -> None:

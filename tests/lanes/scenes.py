@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import sys
 
-from lanes import scenes_files, scenes_reading, scenes_service, scenes_writing
+from lanes import scenes_checkpoints, scenes_files, scenes_reading, scenes_service, scenes_writing
 from support import lane
 
-CASES = {**scenes_writing.CASES, **scenes_reading.CASES, **scenes_files.CASES, **scenes_service.CASES}
+CASES = {
+    **scenes_writing.CASES,
+    **scenes_reading.CASES,
+    **scenes_files.CASES,
+    **scenes_service.CASES,
+    **scenes_checkpoints.CASES,
+}
 
 
 def main() -> int:

@@ -93,7 +93,7 @@ def reads_go_on_during_every_apply(run: Run) -> None:
 
 @case
 def overlapping_readers_do_not_stop_the_apply(run: Run) -> None:
-    with run.cluster("overlap", walThresholdBytes=1 << 20) as cluster:
+    with run.cluster("overlap", replication={"checkpointPages": 256}) as cluster:
         fill(cluster.primary.mount / "o.db", 10)
         follows(cluster.replica, "o.db", "SELECT count(*) FROM t", 10)
         a, b = (sqlite3.connect(cluster.replica.mount / "o.db", isolation_level=None, timeout=0) for _ in range(2))
@@ -131,7 +131,7 @@ def a_reader_of_a_rollback_mode_database_delays_nothing(run: Run) -> None:
 
 @case
 def a_reader_that_pins_the_wal_is_named(run: Run) -> None:
-    with run.cluster("pinned", walThresholdBytes=1 << 20) as cluster:
+    with run.cluster("pinned", replication={"checkpointPages": 256}) as cluster:
         fill(cluster.primary.mount / "named.db", 4)
         follows(cluster.replica, "named.db", "SELECT count(*) FROM t", 4)
         with connect(cluster.replica.mount / "named.db", timeout_s=0) as reader:
@@ -172,7 +172,7 @@ def mapped_reads_see_what_is_applied(run: Run) -> None:
 
 @case
 def a_reader_that_never_ends_is_bounded_by_disk_only(run: Run) -> None:
-    with run.cluster("long", walThresholdBytes=1 << 20) as cluster:
+    with run.cluster("long", replication={"checkpointPages": 256}) as cluster:
         fill(cluster.primary.mount / "l.db", 10)
         follows(cluster.replica, "l.db", "SELECT count(*) FROM t", 10)
         with connect(cluster.replica.mount / "l.db", timeout_s=0) as reader:

@@ -36,7 +36,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lanes.kills import chain_gap
 from support import images, lane, powerjudge, processes
 from support.cluster import Cluster
 from support.dyingwriter import POINTS, TABLE
@@ -279,7 +278,7 @@ def judge(scene: Scene, where: str, doubtful: int, told: set[int]) -> None:
         found = integrity(node.mount / scene.name)
         if found != "ok":
             run.violation(f"{where}: integrity_check on {node.name}: {found}")
-        gap = chain_gap(node, scene.name)
+        gap = images.chain_gap(node, scene.name)
         if gap:
             run.violation(f"{where}: {node.name}: gap: {gap}")
 

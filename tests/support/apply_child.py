@@ -30,7 +30,7 @@ def main() -> None:
     """Apply everything and end."""
     folder, state_fd, link = Path(sys.argv[1]), int(sys.argv[2]), SupervisorLink.from_fd(int(sys.argv[3]))
     link.receive_kept()
-    replica = Replica(folder, threshold=60_000, state_fd=state_fd, supervisor=link)
+    replica = Replica(folder, pages=14, state_fd=state_fd, supervisor=link)
     applier = replica.applier()
     applier.start()
     position = replica.store.open("x.db").position

@@ -42,10 +42,11 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.mnt, self.data = folder / "mnt", folder / "data"
         self.mnt.mkdir(parents=True)
-        self.state = State(State.create())
+        self._fds = [State.create(), Bell.create(), Bell.create()]
+        self.state = State(self._fds[0])
         bells = Bells(
-            Bell(Bell.create(), self.state, NodeWord.MOUNT_SLEEPING),
-            Bell(Bell.create(), self.state, NodeWord.REPLICATOR_SLEEPING),
+            Bell(self._fds[1], self.state, NodeWord.MOUNT_SLEEPING),
+            Bell(self._fds[2], self.state, NodeWord.REPLICATOR_SLEEPING),
         )
         self.store = NodeStore(self.data)
         config = NodeConfig(name="n1", data_dir=self.data, mount_dir=self.mnt)
@@ -72,6 +73,8 @@ class Rig:
             database.end_programs()
             database.stop()
         self.store.close()
+        for fd in self._fds:
+            os.close(fd)
 
 
 class RigDatabase:

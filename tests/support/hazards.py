@@ -88,6 +88,8 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
         "hazards/test_b17_what_is_restored_is_sound.py::test_rows_and_indexes_are_those_of_the_primary",
     ),
     "B18 a checkpoint that blocks all writers": (
+        "replicator/test_checkpointing.py::test_while_the_end_is_written_back_a_reader_waits_and_gets_no_error",
+        "lane:scenes/programs-own-checkpoints-of-every-mode-run-beside-ours",
         "apply/test_apply.py::test_overlapping_readers_do_not_keep_the_log_from_starting_over",
         "mounted/test_sqlite.py::test_a_parked_restart_goes_on_when_capture_has_caught_up",
     ),
@@ -96,8 +98,11 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
         "ltx/test_decoder.py::test_a_file_without_database_checksums_is_read",
     ),
     "B20 SQLite's WAL-reset bug": (
+        "replicator/test_checkpointing.py::test_a_log_that_was_started_over_between_two_looks_is_not_written_back",
         "apply/test_role_locks.py::test_a_restart_that_was_cut_off_leaves_no_frames_counted_as_backfilled",
         "lane:special/many-small-wal-restarts",
+        "hazards/test_b20_old_sqlite.py::test_versions_with_the_bug_and_the_withdrawn_one_are_told",
+        "hazards/test_b20_old_sqlite.py::test_the_version_comes_from_what_is_captured",
     ),
     "B21 rows lost by other file systems": (
         "lane:kills",
@@ -146,7 +151,8 @@ HAZARDS: Final[dict[str, tuple[str, ...]]] = {
         "election/test_rules.py::test_rule_9_a_candidate_behind_a_reachable_better_one_waits_a_bounded_time",
     ),
     "5 replicas show what may still be lost": (
-        "replication/test_committed.py::test_nothing_is_shown_before_it_is_committed",
+        "lane:quorum/a-commit-that-is-not-acknowledged-fails-in-every-journal-mode",
+        "lane:quorum/a-replica-that-restarts-shows-nothing-that-is-in-doubt",
     ),
     "6 a parked unlink locks the folder": ("mounted/test_sqlite.py::test_a_parked_request_does_not_stop_others",),
     "7 role locks die with the replicator": (

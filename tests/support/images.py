@@ -105,3 +105,14 @@ def integrity(path: Path) -> str:
     """Answer of PRAGMA integrity_check."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as db:
         return "\n".join(str(row[0]) for row in db.execute("PRAGMA integrity_check"))
+
+
+def chain_gap(node: Node, name: str) -> str | None:
+    """The first gap between the LTX files of the lowest level."""
+    last: int | None = None
+    for file in sorted((backing(node, name, "ltx") / "0").glob("*.ltx")):
+        low, high = (int(part, 16) for part in file.stem.split("-"))
+        if last is not None and low > last + 1:
+            return f"after {last:x} comes {file.name}"
+        last = max(high, last or 0)
+    return None

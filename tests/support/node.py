@@ -40,6 +40,8 @@ class Node:
         self._options = options
         self.has_failpoints = True
         """Off where time is measured: each failpoint costs a system call."""
+        self.extra: dict[str, str] = {}
+        """More of the environment, for the next start."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def port(self, kind: str, index: int | None = None) -> int:
@@ -65,7 +67,7 @@ class Node:
             with contextlib.suppress(OSError):  # a dead mount answers ENOTCONN; the node itself clears it
                 path.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(json.dumps(self.settings(), indent=2) + "\n")  # JSON is YAML
-        env = processes.environment()
+        env = processes.environment(**self.extra)
         if self.has_failpoints:
             env["SQLITECLUSTER_FAILPOINTS"] = str(self.failpoints)
         command = processes.cli("node", "--config", str(self.config_file))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sqlitecluster.config.model import NodeConfig
+from sqlitecluster.config.model import NodeConfig, Replication
 from sqlitecluster.ltx import CHECKSUM_FLAG, Header, decode, encode, fold, page_checksum
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.apply import Applier
@@ -122,7 +122,7 @@ class Replica:
         self,
         folder: Path,
         *,
-        threshold: int = 16 << 20,
+        pages: int = 4000,
         state_fd: int | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
@@ -134,7 +134,7 @@ class Replica:
             data_dir=folder / "data",
             mount_dir=self.mount,
             role="replica",
-            wal_threshold_bytes=threshold,
+            replication=Replication(checkpoint_pages=pages),
         )
         self.state_fd = State.create() if state_fd is None else state_fd
         self.state = State(self.state_fd)

@@ -38,6 +38,9 @@ class Replication(Model):
     spread: LabelKey | None = None
     """With Quorum: label of nodes, such as topology.kubernetes.io/zone. Of the replicas on nodes with the same value
     one acknowledgement counts, and none of those with the primary's value. Unset or "": all count."""
+    checkpoint_pages: Annotated[Int32, Field(ge=100, le=1000000)] = 1000
+    """A write-ahead log with more pages than this is written back into its database: on replicas always, on the
+    primary where the program's own checkpoints do not do it."""
     compression: Literal["None", "LZ4"] = "LZ4"
     """Compression of new transactions, on the network and on disk. None: less work for each commit, more bytes."""
     max_lag: Duration | None = None

@@ -97,6 +97,7 @@ def _replication(spec: SQLiteClusterSpec) -> dict[str, Any]:
         "ackTimeoutS": duration_seconds(given.ack_timeout),
         "durability": given.durability,
         "localDurability": given.local_durability,
+        "checkpointPages": given.checkpoint_pages,
         "zone": names.ZONE_UNKNOWN if given.spread else "",
     }
     told = _unless_default(values, config.Replication)

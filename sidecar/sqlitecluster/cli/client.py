@@ -20,6 +20,7 @@ from sqlitecluster.errors import DatabaseExists, NoSuchDatabase, StreamError, To
 from sqlitecluster.units import check_database_name
 
 _CHUNK: Final = 1 << 20
+_NAMED: Final = 5
 
 
 def register(subparsers: Any) -> None:
@@ -90,6 +91,17 @@ def _print_status(info: dict[str, Any]) -> None:
     for problem in info["problems"]:
         place = f"{problem['db']}: " if "db" in problem else ""
         print(paint(f"problem: {place}{problem['message']} [{problem['code']}]", "yellow", sys.stdout))
+    _print_notices(info.get("notices", []))
+
+
+def _print_notices(notices: list[dict[str, str]]) -> None:
+    """One line for each text, however many databases it is about."""
+    about: dict[str, list[str]] = {}
+    for notice in notices:
+        about.setdefault(f"{notice['message']} [{notice['code']}]", []).append(notice["db"])
+    for text, names in about.items():
+        more = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
+        print(f"notice: {', '.join(names[:_NAMED])}{more}: {text}")
 
 
 def run_wait(arguments: argparse.Namespace) -> int:

@@ -166,7 +166,7 @@ def _value(key: str, hint: Any, value: object, base: Path) -> Any:
         return _quantity(key, value, _TIME_UNITS, "a time such as 20, 20s or 10m")
     if hint is int and key.endswith("Ms"):
         return int(_quantity(key, value, _MS_UNITS, "a time such as 500, 500ms or 1s"))
-    if hint is int and (key.startswith("runAs.") or key == "replication.acks"):
+    if hint is int and (key.startswith("runAs.") or key in ("replication.acks", "replication.checkpointPages")):
         return int(_quantity(key, value, _PLAIN, "a number such as 1 or 65532"))
     if hint is int:
         return int(_quantity(key, value, _SIZE_UNITS, "a size such as 67108864, 64Mi or 4Gi"))
@@ -267,6 +267,7 @@ def _check_together(config: NodeConfig) -> None:
         ("retention.intervalS", config.retention.interval_s),
         ("replication.ackTimeoutS", config.replication.ack_timeout_s),
         ("replication.acks", config.replication.acks),
+        ("replication.checkpointPages", config.replication.checkpoint_pages),
         ("verifyIntervalS", config.verify_interval_s),
         ("scrubIntervalS", config.scrub_interval_s),
     )

@@ -95,6 +95,8 @@ class Replication:
     """With too few replicas commits fail (``Required``), or go on with fewer acknowledgements (``Preferred``)."""
     local_durability: str = "SQLite"
     """``SQLite``: what ``synchronous`` says. ``Always``: every commit survives a power cut here."""
+    checkpoint_pages: int = 1000
+    """A write-ahead log with more pages than this is written back into its database, on every node."""
     zone: str = ""
     """Where this node stands: of one zone at most one acknowledgement counts. Empty: each node for itself."""
 
@@ -185,8 +187,6 @@ class NodeConfig:
     """Disk kept for capture; 0 means max(64 MiB, 2 % of the disk)."""
     park_s: float = 20.0
     """Seconds a request may wait for capture before it is answered EIO."""
-    wal_threshold_bytes: int = 16 << 20
-    """A replica's WAL beyond this is written back into the database."""
     resend: bool = True
     """Let a successor of the mount process take over the live connection (kernel 6.9 and newer)."""
     hold_cpus_awake: bool = True

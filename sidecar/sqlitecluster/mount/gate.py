@@ -96,8 +96,8 @@ class Gate:
             log.warning("%s: only databases may be kept here (otherFiles: Refuse)", path)
             raise OSError(errno.EPERM, "only databases may be kept here")
 
-    async def admitted(self, database: Database) -> None:
-        """Wait until a program may see this database here.
+    async def admitted(self, database: Database, kind: Kind) -> None:
+        """Wait until a program may see this file of a database here.
 
         Raises:
             OSError: EIO, the role locks were not taken in time.
@@ -107,6 +107,7 @@ class Gate:
         def ready() -> bool:
             return roles.may_open_now(
                 int(node[NodeWord.ROLE]),
+                kind,
                 locked=words[Word.LOCKED] == 1,
                 frozen=words[Word.FROZEN] == 1,
                 draining=node[NodeWord.DRAINING] == 1,

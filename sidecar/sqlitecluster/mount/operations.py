@@ -58,7 +58,7 @@ class Operations(NameOperations):
         if isinstance(node, Virtual):
             return pyfuse3.FileInfo(fh=handles.pack(node.ino), direct_io=True, keep_cache=False)
         if node.database is not None and not privileged:
-            await self._gate.admitted(node.database)
+            await self._gate.admitted(node.database, node.kind)
         return self._open(node, writing=writing, privileged=privileged)
 
     @answered

@@ -4,7 +4,8 @@ The replicator itself (its threads, by pid) is never asked.
 
     change     create, unlink or rename a database or its side files; write or truncate them
     shm        write or truncate a -shm: allowed everywhere, readers mark their snapshots there
-    open       open what belongs to a database: on a node that may not write it waits for the role locks
+    open       open what belongs to a database: on a node that may not write it waits for the role locks;
+               a journal does not, whoever opens one keeps others waiting
     other      files that belong to no database: local to the node, writable everywhere
 """
 
@@ -52,9 +53,17 @@ def opening(role: int, kind: Kind, flags: int, *, read_only: bool) -> int:
     return ALLOWED
 
 
-def may_open_now(role: int, *, locked: bool, frozen: bool, draining: bool = False) -> bool:
-    """Whether an open of a database file need not wait."""
-    if frozen or role == ROLE_NONE:
+def may_open_now(role: int, kind: Kind, *, locked: bool, frozen: bool, draining: bool = False) -> bool:
+    """Whether an open of a file of this kind need not wait.
+
+    Who opens a journal has a lock on the database, which the replicator may be waiting for: a writer whose
+    transaction must end, or a reader that finds the journal hot. What they may not write is refused.
+    """
+    if frozen:
+        return False
+    if kind is Kind.JOURNAL:
+        return True
+    if role == ROLE_NONE:
         return False
     return locked or (role in (ROLE_PRIMARY, ROLE_FENCED) and not draining)
 

@@ -23,10 +23,10 @@ from sqlitecluster.errors import ClusterMismatch, FormatError, StreamError, Wire
 from sqlitecluster.replication.wire import OLDEST_PROTOCOL, PROTOCOL
 from sqlitecluster.units import format_node_id, parse_node_id
 
-CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages", "epochs", "quorum")
+CAPABILITIES: Final[tuple[str, ...]] = ("resume", "lz4-pages", "epochs", "quorum", "checkpoints")
 """This version's: a broken transaction goes on inside; pages of snapshots may be compressed; databases
 have an epoch, and acknowledgements can be asked for; a transaction is acknowledged when it is on disk,
-and shown when it is committed."""
+and shown when it is committed; the primary tells how far it wrote its log back."""
 MAX_CAPABILITIES: Final = 64
 _CLUSTER_ID: Final = re.compile(r"LFSC[0-9A-F]{16}")
 

@@ -71,6 +71,8 @@ class FrameType(IntEnum):
     """Acknowledge what you have, now (capability ``epochs``)."""
     COMMITTED = 17
     """Everything up to this transaction may be shown (capability ``quorum``)."""
+    CHECKPOINT = 18
+    """The primary wrote its log back up to this transaction (capability ``checkpoints``)."""
 
 
 class Flag(IntFlag):
@@ -97,6 +99,7 @@ _NAMED: Final = frozenset(
         FrameType.ACK,
         FrameType.EPOCH,
         FrameType.COMMITTED,
+        FrameType.CHECKPOINT,
     }
 )
 
@@ -279,13 +282,13 @@ def decode_epoch(frame: Frame) -> tuple[int, int]:
     return int(epoch), int(txid)
 
 
-def encode_committed(name: str, txid: int) -> bytes:
-    """A COMMITTED frame."""
-    return encode(FrameType.COMMITTED, name, _U64.pack(txid))
+def encode_txid(kind: FrameType, name: str, txid: int) -> bytes:
+    """A COMMITTED or CHECKPOINT frame."""
+    return encode(kind, name, _U64.pack(txid))
 
 
-def decode_committed(frame: Frame) -> int:
-    """The newest TXID that may be shown."""
+def decode_txid(frame: Frame) -> int:
+    """The TXID of a COMMITTED or CHECKPOINT frame."""
     _expect(frame, _U64.size)
     return int(_U64.unpack(frame.payload)[0])
 

@@ -43,7 +43,17 @@ from sqlitecluster.replicator.mend_replica import mend
 from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.replicator.work import Committed, Drop, Epoch, Install, Marker, Transaction, Work, WorkQueue
+from sqlitecluster.replicator.work import (
+    Checkpoint,
+    Committed,
+    Drop,
+    Epoch,
+    Install,
+    Marker,
+    Transaction,
+    Work,
+    WorkQueue,
+)
 from sqlitecluster.shared import Word
 
 log = logging.getLogger(__name__)
@@ -295,11 +305,15 @@ class Applier:
         if store.position.txid >= work.txid and work.epoch > store.epoch:
             store.set_epoch(work.epoch)
 
-    def _do(self, work: Transaction | Committed | Install | Drop | Epoch) -> bool:
+    def _do(self, work: Transaction | Committed | Install | Drop | Epoch | Checkpoint) -> bool:
         """True when the work is over (done, known already, or refused for good)."""
         name = work.name
         if isinstance(work, Epoch):
             self._note_epoch(work)
+            return True
+        if isinstance(work, Checkpoint):
+            if (db := self._databases.get(name)) is not None:
+                self._drainer.announced(db)
             return True
         if name in self._stopped and not isinstance(work, Install):
             return True

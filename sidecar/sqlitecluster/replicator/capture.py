@@ -202,7 +202,9 @@ class Capture:
 
     def _wait_beside_the_loop(self, pause: float) -> None:
         """The event loop answers the bell; this thread does what is due later, and what takes long."""
-        if select.select([self._wake], [], [], min(max(pause, 0.0), HOUSEKEEPING_S))[0]:
+        poller = select.poll()  # not select(): a node with many databases has more than 1024 descriptors
+        poller.register(self._wake, select.POLLIN)
+        if poller.poll(min(max(pause, 0.0), HOUSEKEEPING_S) * 1000):
             self._woken()
 
     def _rung(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,11 @@ from sqlitecluster.ltx.checksum import fold
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_group import Cursor, Pages
 from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.writers import HEAD_BYTES, READ_VERSION_AT
 from sqlitecluster.shared import Word
+from sqlitecluster.sqlitefmt.writerversion import VERSION_AT
 from sqlitecluster.store.database import DatabaseStore
-from sqlitecluster.units import lock_page
+from sqlitecluster.units import Bytes, lock_page
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,10 @@ class CapturedDatabase:
         self.held: HeldPublication | None = None
         """What came of it."""
         self._node_id = node.store.node_id
+        self._head = bytes(HEAD_BYTES)
+        """Of page 1, as ``Writers`` knows it."""
+        with suppress(OSError):
+            self.note_writer(1, self.page_on_disk(1, HEAD_BYTES))
 
     @property
     def directory(self) -> Path:
@@ -171,6 +178,8 @@ class CapturedDatabase:
         pgnos = [pgno for pgno, _page in pages]
         if header.is_snapshot and not is_whole(pgnos, commit, page_size):
             raise StoreError(f"{self.name}: the first transaction needs all {commit} pages, {len(pgnos)} are known")
+        if pages:
+            self.note_writer(*pages[0])
         sums = page_checksums(pgnos, [page for _pgno, page in pages])
         post = fold(sums) if header.is_snapshot else self.store.checksums.rolling_after(pgnos, sums, commit)
         data = encode(header, pages, post, compress=self.node.config.compression == "LZ4")
@@ -178,6 +187,15 @@ class CapturedDatabase:
         self.store.append(data, header, post, pgnos, sums)
         self.node.failpoint("capture.after-append")
         self.finish(header, post, wal, pgnos, before)
+
+    def note_writer(self, pgno: int, page: Bytes) -> None:
+        """The first page of a transaction passes: another SQLite than before? Called for every commit."""
+        if pgno != 1:
+            return
+        head = self._head
+        if page[VERSION_AT:HEAD_BYTES] != head[VERSION_AT:HEAD_BYTES] or page[READ_VERSION_AT] != head[READ_VERSION_AT]:
+            self._head = bytes(page[:HEAD_BYTES])
+            self.node.writers.saw(self.name, self._head)
 
     def about_to_append(self, header: Header, pgnos: list[int]) -> int:
         """Say what is in doubt from now on; the size of the database before, in pages."""

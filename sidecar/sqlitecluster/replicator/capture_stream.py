@@ -45,6 +45,7 @@ def publish_stream(
             for batch in batches:
                 pgnos = [pgno for pgno, _page in batch]
                 numbers += pgnos
+                database.note_writer(*batch[0])
                 sums.append(page_checksums(pgnos, [page for _pgno, page in batch]))
                 for pgno, page in batch:
                     encoder.page(pgno, page)

@@ -1,7 +1,8 @@
-"""Writes a replica's WAL back into its database file, and starts the WAL over.
+"""Writes a WAL back into its database file; on a replica also starts the WAL over.
 
-Backfill may run in a thread of its own while apply appends (``Backfill.run``); the
-restart (``try_restart``) belongs to the apply thread, which must not append meanwhile.
+Backfill may run in a thread of its own while a writer appends (``Backfill.run``): apply on
+a replica, programs on the primary (``backfill_primary``). The restart (``try_restart``)
+belongs to the apply thread, which must not append meanwhile.
 
 Rules (SQLite's walCheckpoint and walRestartHdr, step by step):
     1. No frame is backfilled beyond what the readers of READ1 … READ4 still need.
@@ -12,6 +13,11 @@ Rules (SQLite's walCheckpoint and walRestartHdr, step by step):
        the log's file header. A successor that finds the first without the last writes it.
     4. The READ locks are taken on a description of their own, which dies with us.
     5. LTX that the frames came from is durable before the first page is written.
+    6. With ``sync`` the database is durable before the index says so: a writer may overwrite
+       the frames from then on.
+    7. A log that was started over between two looks at the index is not touched: its frames
+       are other ones than those that were counted (SQLite's WAL-reset bug, fixed in 3.51.3).
+       Once there is something to backfill and CKPT is ours, nobody can start it over.
 """
 
 from __future__ import annotations
@@ -21,13 +27,14 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sqlitecluster import failpoints
 from sqlitecluster.replicator import locks, through, walfile
+from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.shm import MARKS, NOT_USED, WalIndex
 from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
 from sqlitecluster.replicator.walsession import WalSession
@@ -40,61 +47,81 @@ MOST_AT_RESTART: Final = 2000
 _KEEP_FACTOR: Final = 2  # a WAL file longer than this many thresholds is cut after a restart
 
 
+class Logged(Protocol):
+    """An open database whose CKPT lock is ours."""
+
+    paths: DbPaths
+    db_fd: int
+    wal_fd: int
+    page_size: int
+
+    @property
+    def index(self) -> WalIndex: ...
+
+
 class Backfill:
     """One pass over the WAL of a database whose CKPT lock we hold."""
 
-    def __init__(self, session: WalSession) -> None:
+    def __init__(self, session: Logged, is_over: Callable[[], bool] = lambda: False) -> None:
+        """``is_over``: asked between two writes; the pass then ends and has changed nothing for readers."""
         self._session = session
         self._index: WalIndex = session.index
+        self._is_over = is_over
 
-    def run(self, *, sync: bool) -> int:
+    def run(self, *, sync: bool, limit: int = NOT_USED, alone: int = -1) -> int:
         """Copy frames into the database as far as readers allow; returns the frame reached.
 
-        ``sync`` makes the database durable afterwards (slow: not in the apply thread).
+        ``sync`` makes the database durable (slow: not in the apply thread). Frames beyond ``limit``
+        stay. ``alone``: a descriptor on which READ1 … READ4 are held exclusively already.
         """
+        if alone >= 0:
+            return self._run(alone, sync=sync, limit=limit, alone=True)
         fd = through.open_fd(self._session.paths.shm, os.O_RDWR)
         try:
-            reached = self._run(fd)
+            return self._run(fd, sync=sync, limit=limit, alone=False)
         finally:
             os.close(fd)
-        if sync:
-            os.fsync(self._session.db_fd)
-        return reached
 
-    def _run(self, fd: int) -> int:
+    def _run(self, fd: int, *, sync: bool, limit: int, alone: bool) -> int:
         index = self._index
-        header = index.read()
-        if header is None or header.mx_frame == index.backfilled:
-            return index.backfilled
-        safe = self._safe_frame(fd, header.mx_frame)
-        if index.backfilled >= safe or not locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0):
-            return index.backfilled
+        header, done = index.read(), index.backfilled
+        again = index.read()
+        if header is None or again is None or again.salt != header.salt or header.mx_frame <= done:
+            return done
+        safe = min(limit, self._safe_frame(fd, header.mx_frame, alone=alone))
+        if done >= safe or not locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0):
+            return done
         index.attempted = safe
-        pages, frames = newest_frames(index.pgnos(header.mx_frame), index.backfilled, safe, header.pages)
-        self._copy(pages, frames)
+        pages, frames = newest_frames(index.pgnos(header.mx_frame), done, safe, header.pages)
+        if not self._copy(pages, frames):
+            return done
         now = index.read()
         if now is not None and now.mx_frame == safe and now.salt == header.salt:
             self._cut(now.pages)
+        if sync:
+            os.fsync(self._session.db_fd)
         failpoints.hit("checkpoint.before-backfilled")
         index.backfilled = safe
         return safe
 
-    def _safe_frame(self, fd: int, mx_frame: int) -> int:
+    def _safe_frame(self, fd: int, mx_frame: int, *, alone: bool) -> int:
         """The newest frame that no reader's snapshot is older than."""
         safe = mx_frame
         for reader in range(1, MARKS):
             mark = self._index.mark(reader)
             if safe <= mark:
                 continue
-            if locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0 + reader):
+            if alone:
+                self._index.set_mark(reader, safe if reader == 1 else NOT_USED)
+            elif locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0 + reader):
                 self._index.set_mark(reader, safe if reader == 1 else NOT_USED)
                 locks.unlock(fd, locks.READ0 + reader)
             else:
                 safe = mark
         return safe
 
-    def _copy(self, pages: npt.NDArray[np.int64], frames: npt.NDArray[np.int64]) -> None:
-        """Write each page from its frame; neighbouring pages by one call."""
+    def _copy(self, pages: npt.NDArray[np.int64], frames: npt.NDArray[np.int64]) -> bool:
+        """Write each page from its frame; neighbouring pages by one call. False: it was ended."""
         session = self._session
         page_size = session.page_size
         frame_size = FRAME_HEADER_SIZE + page_size
@@ -106,12 +133,15 @@ class Backfill:
             if waiting and (pgno != start + len(waiting) or len(waiting) == most):
                 write_buffers(session.db_fd, waiting, (start - 1) * page_size)
                 waiting = []
+                if self._is_over():
+                    return False
             if not waiting:
                 start = pgno
                 failpoints.hit("checkpoint.page")
             waiting.append(os.pread(session.wal_fd, page_size, offset))
         if waiting:
             write_buffers(session.db_fd, waiting, (start - 1) * page_size)
+        return not self._is_over()
 
     def _cut(self, pages: int) -> None:
         """Give the database file its exact length."""

@@ -4,7 +4,9 @@ Used by ``apply.Applier`` in the apply thread; one helper thread does the long c
 
     a quiet moment       the same pass, so that readers find everything in the database file, which the
                          kernel caches; from the log each page is a request to the mount
-    over the threshold   a pass in the helper: LTX durable, frames into the database, fsync
+    over the threshold   a pass in the helper: LTX durable, frames into the database, fsync; at most one in
+                         ``PACE_S`` while the WAL is shorter than ``HURRY`` thresholds
+    the primary did it   the same below the threshold, for what was applied so far
     much came meanwhile  one more pass, to which applying waits
     pass done            for at most ``DRAIN_S`` the database is not applied to: new readers
                          read the database file, the old ones end, the WAL starts over
@@ -25,9 +27,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from sqlitecluster.replicator.backfill_primary import reader_in_the_way
 from sqlitecluster.replicator.checkpoint import MOST_AT_RESTART, sync_first, try_restart
+from sqlitecluster.replicator.checkpointing import clear_pin, note_pin
 from sqlitecluster.replicator.replica import ReplicaDb
-from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.services import NodeServices, Pin
+from sqlitecluster.replicator.walfile import FRAME_HEADER_SIZE, HEADER_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,8 @@ DRAIN_S: Final = 0.05
 QUIET_S: Final = 1.0
 AGAIN_S: Final = 1.0
 PINNED: Final = 8
+PACE_S: Final = 5.0
+HURRY: Final = 4
 
 
 @dataclass(slots=True)
@@ -47,6 +54,8 @@ class _State:
     drain_until: float = 0.0
     """Not applied to before this time; 0 while applying goes on."""
     not_before: float = 0.0
+    paced: float = 0.0
+    """A WAL that is not very long waits until then."""
 
 
 class Drainer:
@@ -55,7 +64,7 @@ class Drainer:
     def __init__(self, node: NodeServices, wake: Callable[[], None]) -> None:
         self._node = node
         self._wake = wake
-        self._threshold = node.config.wal_threshold_bytes
+        self._pages = node.config.replication.checkpoint_pages
         self._states: dict[str, _State] = {}
         self._changed: dict[str, tuple[ReplicaDb, float]] = {}
         """Databases with frames that were not written back, and when they changed last."""
@@ -69,15 +78,25 @@ class Drainer:
         if db.writer is None or db.session is None:
             return
         self._changed[db.name] = (db, time.monotonic())
-        if db.writer.size > self._threshold:
-            self._start(db)
+        frames = db.writer.header.mx_frame
+        if frames > self._pages:
+            self._start(db, at_once=frames > HURRY * self._pages)
 
-    def _start(self, db: ReplicaDb) -> None:
+    def announced(self, db: ReplicaDb) -> None:
+        """The primary wrote its WAL back: what came here meanwhile may follow, unless a pass has just been."""
+        if db.writer is not None and db.session is not None and db.writer.header.mx_frame:
+            self._start(db, at_once=False)
+
+    def _start(self, db: ReplicaDb, *, at_once: bool = True) -> None:
         """Begin a pass unless one runs or has just ended."""
         state = self._states.get(db.name)
         if state is None or state.db.session is not db.session:
             state = self._states[db.name] = _State(db)
-        if state.running is None and not state.drain_until and time.monotonic() >= state.not_before:
+        now = time.monotonic()
+        if now < state.not_before or (now < state.paced and not at_once):
+            return
+        if state.running is None and not state.drain_until:
+            state.paced = now + PACE_S
             self._changed.pop(db.name, None)
             self._begin(state)
 
@@ -94,7 +113,7 @@ class Drainer:
         """Whether readers need nothing of the WAL, and it may stay as long as it is."""
         if db.session is None or db.writer is None:
             return True
-        return db.session.index.backfilled == db.writer.header.mx_frame and db.writer.size <= self._threshold
+        return db.session.index.backfilled == db.writer.header.mx_frame <= self._pages
 
     def _begin(self, state: _State) -> None:
         db = state.db
@@ -130,6 +149,7 @@ class Drainer:
     def settle(self, name: str) -> None:
         """Wait for a running pass and forget the rest: the session is about to be closed."""
         self._changed.pop(name, None)
+        self._node.pins.pop(name, None)
         state = self._states.pop(name, None)
         if state is None:
             return
@@ -175,14 +195,16 @@ class Drainer:
         db = state.db
         assert db.session is not None
         assert db.writer is not None
-        done = try_restart(db.session, db.writer, self._threshold)
+        keep_bytes = HEADER_SIZE + self._pages * (FRAME_HEADER_SIZE + db.session.page_size)
+        done = try_restart(db.session, db.writer, keep_bytes)
         if not done and time.monotonic() < state.drain_until:
             return
         self._resume(state, 0.0 if done else AGAIN_S)
         if done:
-            self._node.problems.clear("WalPinned", db.name)
+            clear_pin(self._node, db.name)
             return
         self._changed.setdefault(db.name, (db, time.monotonic()))  # the reader may end without another change
-        if db.writer.size > PINNED * self._threshold:
-            text = f"a reader keeps {db.writer.size >> 20} MiB of the write-ahead log from being written back"
-            self._node.problems.report("WalPinned", text, db.name)
+        frames = db.writer.header.mx_frame
+        if frames > self._pages:
+            pin = Pin(reader_in_the_way(db.session.paths.shm), frames - db.session.index.backfilled)
+            note_pin(self._node, db.name, pin, serious=frames > PINNED * self._pages)

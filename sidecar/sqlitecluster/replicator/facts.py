@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from sqlitecluster.replicator import through
 from sqlitecluster.sqlitefmt.journal import KEPT
+from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, CHECKPOINT_SIZE, CheckpointInfo, read_header
 from sqlitecluster.units import encode_name
 
 _OFD_GETLK: Final = 36
@@ -46,6 +47,33 @@ def write_transaction(mount_dir: Path, name: str, wal: bool) -> int | None:
     if wal:
         return lock_owner(mount_dir / f"{name}-shm", _WRITE_LOCK)
     return lock_owner(mount_dir / name, _RESERVED_LOCK)
+
+
+def read_index(mount_dir: Path, name: str) -> tuple[int, int] | None:
+    """(published frames, of these in the database file) of a write-ahead log; None when its index says nothing."""
+    try:
+        fd = through.open_fd(mount_dir / f"{name}-shm", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        raw = os.pread(fd, CHECKPOINT_AT + CHECKPOINT_SIZE, 0)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    header = read_header(raw)
+    if header is None or len(raw) < CHECKPOINT_AT + CHECKPOINT_SIZE:
+        return None
+    done = CheckpointInfo.parse(raw[CHECKPOINT_AT:]).backfilled
+    return header.max_frame, min(done, header.max_frame)
+
+
+def wal_bytes(data_dir: Path, name: str) -> int:
+    """Length of a write-ahead log's file; it does not shrink when the log starts over. 0: there is none."""
+    try:
+        return (data_dir / "dbs" / encode_name(name) / "wal").stat().st_size
+    except OSError:
+        return 0
 
 
 def journal_mode(data_dir: Path, name: str) -> str:

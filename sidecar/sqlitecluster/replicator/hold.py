@@ -15,6 +15,8 @@ Rules:
     2. ``in_flight`` of the store names the transaction from before it is appended until it is
        settled: whoever starts again knows that the image may be without it.
     3. Too few members connected: nothing is captured, the program waits and fails in time.
+    4. Behind the fence no rollback-mode commit can be completed any more, acknowledged or not: its
+       program is told at once, because it keeps the database locked until then.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from sqlitecluster.replicator.capture_proof import QUIET_S, follows
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from sqlitecluster.replicator.capture_wal import WalCapture
 from sqlitecluster.replicator.flight import Flight, frame_end
-from sqlitecluster.shared import HELD_WAL, Word
+from sqlitecluster.shared import HELD_WAL, ROLE_FENCED, NodeWord, Word
 from sqlitecluster.sqlitefmt.wal import FRAME_HEADER_SIZE
 from sqlitecluster.units import lock_page
 
@@ -279,7 +281,7 @@ class HeldCommits:
             return None
         if words[Word.HELD_OVER] >= flight.seq or words[Word.HELD_DONE] == flight.seq:
             return NEVER  # until the journal ends
-        if now <= flight.deadline:
+        if now <= flight.deadline and self._db.node.state.node[NodeWord.ROLE] != ROLE_FENCED:
             self._say_short(now, flight.deadline - self._timeout_s / 2)
             return min(flight.deadline - now + _AGAIN_S, _SPOOL_S)
         self._quorum.withdraw(self._db.name)
@@ -301,7 +303,8 @@ class HeldCommits:
         if words[Word.HELD_SEQ] != flight.seq and words[Word.HELD_KIND] == HELD_WAL:
             return bool(words[Word.HELD_AT] >= end)
         if since_event >= QUIET_S and self._wal.nobody_publishes():
-            return True  # who opens the database next finds it in the log
+            # Who opens the database next finds it in the log; unless a last close has just removed that.
+            return True if words[Word.WAL_GEN] == span.generation else None
         return None
 
     def _is_in_database(self, pgnos: list[int], commit: int) -> bool:
@@ -399,7 +402,8 @@ class HeldCommits:
             self._commit(flight)
             return
         if written and flight.span is not None:
-            self._void(flight.span)
+            if self._words[Word.WAL_GEN] == flight.span.generation:
+                self._void(flight.span)
             self._take_back(flight, "its program ended before it published it")
             return
         self.flight = None

@@ -24,6 +24,7 @@ from sqlitecluster.replicator.events import timestamp
 from sqlitecluster.replicator.lag import NEVER, LagMeter
 from sqlitecluster.replicator.metrics import Sample
 from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.replicator.writers import OLD_SQLITE
 from sqlitecluster.shared import KIND_OTHER, ROLE_NAMES, ROLE_PRIMARY, NodeWord, Word
 from sqlitecluster.store import lostfound
 from sqlitecluster.units import format_checksum, format_node_id, format_txid
@@ -137,6 +138,7 @@ class NodeView:
             "replication": self._replication(),
             "replicas": [self._replica(stream) for stream in self.streams()],
             "problems": [_problem(p.code, p.database, p.message, p.since_ms) for p in node.problems.all()],
+            "notices": self._notices(),
             "pids": facts.pids(config.data_dir),
             "versions": _versions(),
         }
@@ -171,12 +173,33 @@ class NodeView:
             "ltxFiles": len(db.files.files),
             "ltxBytes": db.files.size,
             "writeTransaction": None,
+            "wal": self._wal(db.name),
         }
         if self.is_primary:
             pid = facts.write_transaction(config.mount_dir, db.name, mode == "wal")
             value["writeTransaction"] = {"pid": pid} if pid is not None else None
+            value["sqliteVersion"] = self.node.writers.text(db.name)
         else:
             value["behind"] = max(0, db.position.txid - position.txid)
+        return value
+
+    def _notices(self) -> list[dict[str, str]]:
+        """What is worth knowing, and nothing to be woken for."""
+        if not self.is_primary:
+            return []
+        said = ((db.name, self.node.writers.notice(db.name)) for db in self.databases() if db.commit)
+        return [{"code": OLD_SQLITE, "db": name, "message": text} for name, text in said if text]
+
+    def _wal(self, name: str) -> dict[str, Any] | None:
+        """Its write-ahead log; null while there is none."""
+        config, pin = self.node.config, self.node.pins.get(name)
+        size = facts.wal_bytes(config.data_dir, name)
+        if not size:
+            return None
+        frames, done = facts.read_index(config.mount_dir, name) or (0, 0)
+        value: dict[str, Any] = {"pages": frames, "writtenBack": done, "bytes": size, "pinnedBy": None}
+        if pin is not None:
+            value["pinnedBy"] = {"pid": pin.pid or None, "pages": pin.pages}
         return value
 
     def _local_only(self) -> tuple[int, list[str]]:
@@ -293,7 +316,14 @@ class NodeView:
                 "ltx_bytes": db.files.size,
                 "transactions_total": self.counters.transactions.get(db.name, 0),
             }
+            if wal := self._wal(db.name):
+                values |= {"wal_pages": wal["pages"] - wal["writtenBack"], "wal_bytes": wal["bytes"]}
+            if pin := self.node.pins.get(db.name):
+                values |= {"wal_pinned_pages": pin.pages, "wal_pinned_pid": pin.pid}
             samples += [(f"{_PREFIX}db_{key}", {"db": db.name}, value) for key, value in values.items()]
+            if self.is_primary and (version := self.node.writers.version(db.name)):
+                samples.append((f"{_PREFIX}db_sqlite_version", {"db": db.name}, version))
+        samples.append((f"{_PREFIX}notices", {"code": OLD_SQLITE}, len(self._notices())))
         return samples + self._damage_samples()
 
     def _damage_samples(self) -> list[Sample]:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from sqlitecluster.errors import LockTimeout
+from sqlitecluster.errors import LockTimeout, NotADatabase
 from sqlitecluster.ltx import page_checksum
 from sqlitecluster.replicator import locks, through
 from sqlitecluster.replicator.capture import Capture
@@ -39,8 +39,10 @@ from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.walsession import NotInWalError, WalSession
 from sqlitecluster.replicator.walwriter import WalWriter, write_buffers
+from sqlitecluster.sqlitefmt.dbheader import DatabaseHeader
 from sqlitecluster.sqlitefmt.journal import HEADER_SIZE, is_hot
 from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.snapshot import LogicalImage
 
 LOCK_S: Final = 0.25
 _COUNTERS: Final = (slice(24, 28), slice(92, 96))
@@ -80,9 +82,22 @@ class _Mending:
         self._mounted = node.mount_dir / name
 
     def is_readable(self) -> bool:
-        """Whether the first page still says what the locks need to know."""
-        page = _read(self._store.dir / "database", 1, self._store.page_size)
-        return page_checksum(1, page) == self._store.checksums.get(1)
+        """Whether the first page still says what the locks need to know.
+
+        Where the log has a newer one, that in the file is another one rightly.
+        """
+        store, database = self._store, self._store.dir / "database"
+        page = _read(database, 1, store.page_size)
+        if page_checksum(1, page) == store.checksums.get(1):
+            return True
+        try:
+            if DatabaseHeader.parse(page).page_size != store.page_size:
+                return False
+        except NotADatabase:
+            return False
+        image = LogicalImage(database, store.dir / "wal", store.checksums)
+        image.refresh()
+        return bool(image.read_page(1))
 
     def in_log(self, suspects: Sequence[int], good: Mapping[int, bytes], again: Mapping[int, bytes]) -> Verdict:
         """WAL mode."""

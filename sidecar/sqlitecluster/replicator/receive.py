@@ -29,7 +29,7 @@ from sqlitecluster.replication.wire import Frame, FrameType
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.stage import Stage
-from sqlitecluster.replicator.work import Committed, Drop, Epoch, Install, Transaction, WorkQueue
+from sqlitecluster.replicator.work import Checkpoint, Committed, Drop, Epoch, Install, Transaction, WorkQueue
 from sqlitecluster.units import encode_name
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Incoming:
         self.target: Position | None = None
         """Where it must be at least; known with the last page."""
         self.beats = 0
-        self.after: list[Epoch | Committed] = []
+        self.after: list[Epoch | Committed | Checkpoint] = []
         """What is to be done once the image is in place."""
 
 
@@ -92,7 +92,7 @@ class Receiver:
             self._counters.received("COMMITTED")
             if not self._committed:
                 asyncio.get_running_loop().call_later(SHOW_S, self._show)
-            self._committed[frame.name] = wire.decode_committed(frame)
+            self._committed[frame.name] = wire.decode_txid(frame)
             return True
         if frame.type is FrameType.HEARTBEAT and not self._incoming:
             self._counters.received("HEARTBEAT")
@@ -162,7 +162,9 @@ class Receiver:
         elif frame.type is FrameType.DROP:
             self._queue.put(Drop(name, wire.decode_position(frame)))
         elif frame.type is FrameType.COMMITTED:
-            self._after_image(Committed(name, wire.decode_committed(frame)))
+            self._after_image(Committed(name, wire.decode_txid(frame)))
+        elif frame.type is FrameType.CHECKPOINT:
+            self._after_image(Checkpoint(name, wire.decode_txid(frame)))
         elif frame.type is FrameType.UNKNOWN:
             self._node.problems.report(
                 "UnknownDatabase",
@@ -172,7 +174,7 @@ class Receiver:
         else:
             raise WireError("type", frame.type.name, "not what a primary sends in a stream")
 
-    def _after_image(self, work: Epoch | Committed) -> None:
+    def _after_image(self, work: Epoch | Committed | Checkpoint) -> None:
         incoming = self._incoming.get(work.name)
         if incoming is None:
             self._queue.put(work)

@@ -140,6 +140,13 @@ class ReplicaDb(LockedDb):
             self.store.set_commit_limit(txid)
         if self.session is not None or self.store.commit == 0:
             self.catch_up()
+        elif not self.is_programs and self.store.applied < min(self.store.position.txid, self._limit()):
+            self.open()  # its image waited to be committed: there is no file yet
+
+    def _limit(self) -> int:
+        """Up to where this node may show what it has."""
+        limit = self.store.commit_limit
+        return self.store.position.txid if limit is None else limit
 
     def _append_whole(self, file: LTXFile, data: bytes, *, is_held: bool) -> None:
         """Log a file that holds every page: a snapshot, or the first transaction after a drop.

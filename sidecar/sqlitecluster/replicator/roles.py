@@ -25,6 +25,7 @@ from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator import mend_primary
 from sqlitecluster.replicator.apply import Applier
 from sqlitecluster.replicator.capture import Capture
+from sqlitecluster.replicator.checkpointing import Checkpoints
 from sqlitecluster.replicator.counters import Counters
 from sqlitecluster.replicator.epochs import EpochFile
 from sqlitecluster.replicator.judging import Verdict
@@ -93,6 +94,8 @@ class PrimaryRole:
         self._parts = parts
         self._node = parts.node
         self.capture = Capture(parts.node)
+        self._checkpoints = Checkpoints(parts.node, self._announce)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.import_image: Import | None = self._import
 
     @property
@@ -123,11 +126,19 @@ class PrimaryRole:
         state.node[NodeWord.ROLE] = ROLE_PRIMARY
         self._node.bells.mount.ring()
         self._parts.hub.primary = True
+        self._loop = asyncio.get_running_loop()
+        self._checkpoints.start()
         self._parts.on_change()
         self._parts.on_sync()
 
+    def _announce(self, name: str, txid: int) -> None:
+        """[checkpoint thread] Tell the replicas."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._parts.hub.checkpointed, name, txid)
+
     async def stop(self) -> None:
         """Capture what is there, then end the thread."""
+        await asyncio.to_thread(self._checkpoints.stop)
         self.capture.leave()
         await asyncio.to_thread(self.capture.stop)
         self._node.quorum.hold(on=False)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlitecluster import failpoints
 from sqlitecluster.replicator.quorum import QuorumView
+from sqlitecluster.replicator.writers import Writers
 from sqlitecluster.replicator.zones import Zones
 from sqlitecluster.units import encode_name
 
@@ -63,6 +64,16 @@ class Problem:
     message: str
     since_ms: int
     """Wall clock of the first report in ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A reader that keeps a write-ahead log from being written back."""
+
+    pid: int
+    """0: not known here, as for a process of another container."""
+    pages: int
+    """Pages of the log that wait for it."""
 
 
 class ProblemBook:
@@ -225,7 +236,11 @@ class NodeServices:
     """Databases of programs whose role locks we hold already while they are still being captured."""
     on_transaction: Callable[[str, Header, Position], None] = _ignore_transaction
     """(name, header, position) after a capture or an apply; any thread."""
+    pins: dict[str, Pin] = field(default_factory=dict)
+    """Databases whose log a reader keeps from being written back; one writer thread."""
     zones: Zones = field(default_factory=Zones)
+    writers: Writers = field(default_factory=Writers)
+    """Which SQLite writes here."""
     quorum: QuorumView = field(init=False)
     """What commits of this node wait for."""
     failpoint: Callable[[str], None] = failpoints.hit

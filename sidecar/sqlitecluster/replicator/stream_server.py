@@ -89,6 +89,11 @@ class StreamHub:
         for stream in self.streams:
             stream.committed(names)
 
+    def checkpointed(self, name: str, txid: int) -> None:
+        """The log of a database was written back up to here: replicas may do the same."""
+        for stream in self.streams:
+            stream.checkpointed(name, txid)
+
     async def wait_acknowledged(self, name: str, positions: Positions, deadline: float) -> bool:
         """Until a replica has acknowledged all of these positions; False at the deadline (CLOCK_MONOTONIC)."""
         asked: ReplicaStream | None = None
@@ -210,6 +215,7 @@ class ReplicaStream:
         self._told: dict[str, int] = {}
         """Name → the newest TXID that the replica may show, as it was told."""
         self._untold: set[str] = set()
+        self._checkpoints: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {claim.name: self._lane(claim) for claim in claims}
         for name in hub.node.store.names():
             self.lanes.setdefault(name, self._lane(Claim(name, ZERO)))
@@ -252,6 +258,19 @@ class ReplicaStream:
         if news := b"".join([self._news(name) for name in names]):
             self._write_at_once(news)
 
+    def checkpointed(self, name: str, txid: int) -> None:
+        """Tell the replica with the next frames, or the next heartbeat: nobody is in a hurry."""
+        if "checkpoints" in self.peer.capabilities:
+            self._checkpoints[name] = txid
+
+    async def _tell_checkpoints(self) -> None:
+        """Of databases whose transactions were sent that far."""
+        for name, txid in list(self._checkpoints.items()):
+            lane = self.lanes.get(name)
+            if lane is not None and lane.sent.txid >= txid:
+                del self._checkpoints[name]
+                await self._write(wire.encode_txid(FrameType.CHECKPOINT, name, txid), "CHECKPOINT")
+
     def _news(self, name: str) -> bytes:
         """A COMMITTED frame, if the replica does not know it yet.
 
@@ -264,7 +283,7 @@ class ReplicaStream:
         if txid <= self._told.get(name, 0) or lane is None or lane.sent.txid < txid:
             return b""
         self._told[name] = txid
-        return wire.encode_committed(name, txid)
+        return wire.encode_txid(FrameType.COMMITTED, name, txid)
 
     def _write_at_once(self, frame: bytes) -> None:
         """Drive the write by hand: with an empty buffer and a small frame it cannot wait."""
@@ -335,6 +354,8 @@ class ReplicaStream:
                     self._asked = False
                     await self._write(wire.encode(FrameType.SYNC), "SYNC")
                 now = time.monotonic()
+                if self._checkpoints:
+                    await self._tell_checkpoints()
                 if now >= next_beat:
                     await self._write(wire.encode_heartbeat(time.time_ns() // 1_000_000), "HEARTBEAT")
                     next_beat = now + HEARTBEAT_S

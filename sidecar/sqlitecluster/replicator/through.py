@@ -176,8 +176,10 @@ def run_import(source: Path, target: Path, work: Path, busy_s: float, limit_s: f
 def _import_result(fd: int, limit_s: float) -> tuple[int, str]:
     """What the opener's child writes before it ends; nothing when it was ended."""
     deadline, data = time.monotonic() + limit_s + _ANSWER_S, b""
+    poller = select.poll()  # not select(): a node with many databases has more than 1024 descriptors
+    poller.register(fd, select.POLLIN)
     with os.fdopen(fd, "rb", buffering=0) as file:
-        while select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             part = file.read(_ANSWER_BYTES)
             if not part:
                 break
@@ -188,18 +190,18 @@ def _import_result(fd: int, limit_s: float) -> tuple[int, str]:
     return int(status), str(text)
 
 
-def roll_back(database: Path) -> None:
-    """Let SQLite play a hot journal back, as any reader would.
+def roll_back(database: Path, wait_s: float) -> None:
+    """Let SQLite play a hot journal back, as any reader would; wait for locks so long.
 
     Raises:
         LockTimeout: it could not.
     """
     if _opener is not None and _opener.covers(database):
-        answer, _ = _opener.ask("roll-back", database)
+        answer, _ = _opener.ask("roll-back", database, waitS=wait_s)
         if "failed" in answer:
             raise LockTimeout(f"a rollback journal could not be played back: {answer['failed']}")
         return
-    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True)
+    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=wait_s)
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.DatabaseError as error:

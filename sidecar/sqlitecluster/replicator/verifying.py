@@ -9,12 +9,14 @@ Rules: never holds a lock, never changes anything itself.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replicator.services import NodeServices
+from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, NodeWord
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.verifier import Verifier
 
@@ -48,13 +50,21 @@ class BackgroundVerifier:
         if verifier is None:
             verifier = self.verifiers[db.name] = Verifier(db.dir / "database", db.dir / "wal", db.checksums)
         try:
-            wrong = await asyncio.get_running_loop().run_in_executor(self._executor, verifier.step)
+            look = functools.partial(verifier.step, functools.partial(self._is_settled, db))
+            wrong = await asyncio.get_running_loop().run_in_executor(self._executor, look)
             if wrong:
                 await self._suspect(db, wrong)
         except (SQLiteClusterError, OSError) as error:
             log.info("%s: cannot be verified now: %s", db.name, error)
         except Exception:  # a verifier that ended would find nothing any more
             log.exception("%s: verifying failed; it goes on", db.name)
+
+    def _is_settled(self, db: DatabaseStore) -> bool:
+        """Whether nothing waits for acknowledgements here, or to be shown once it is committed."""
+        if db.in_flight:
+            return False
+        is_primary = self._node.state.node[NodeWord.ROLE] in (ROLE_PRIMARY, ROLE_FENCED)
+        return is_primary or db.applied == db.position.txid
 
     def _next(self) -> DatabaseStore | None:
         """The database whose turn it is, walking on when one was seen whole."""

@@ -39,6 +39,7 @@ from sqlitecluster.replicator.shm import IndexHeader, WalIndex
 
 _TRIES: Final = 5
 _SEIZE_PAUSE_S: Final = 0.0005
+_ROLL_BACK_S: Final = 0.05  # at least: SQLite needs some tries, beside programs that try the same
 _SCAN_BYTES: Final = 4 << 20
 _MAGIC: Final = b"SQLite format 3\0"
 _WAL_MODE: Final = 2
@@ -87,7 +88,7 @@ class WalSession:
         """
         kept = dict(kept or {})
         if not kept:
-            _roll_back_hot_journal(paths)
+            _roll_back_hot_journal(paths, deadline)
         return cls._open(paths, deadline, role=True, kept=kept, keep=keep)
 
     @classmethod
@@ -105,7 +106,7 @@ class WalSession:
         kept = dict(kept or {})
         try:
             if not kept:
-                _roll_back_hot_journal(paths)
+                _roll_back_hot_journal(paths, deadline)
         except LockTimeout as error:
             raise LockTimeout(f"{error.message}{_held_by(paths.database)}") from error
         return cls._open(paths, deadline, role=True, kept=kept, keep=keep, seize=True)
@@ -377,8 +378,8 @@ def _held_by(database: Path) -> str:
     return f" (pid {found[1]})" if found is not None and found[1] > 0 else ""
 
 
-def _roll_back_hot_journal(paths: DbPaths) -> None:
+def _roll_back_hot_journal(paths: DbPaths, deadline: float) -> None:
     """Let SQLite itself finish what a dead writer left, before we take part."""
     journal = paths.database.with_name(paths.database.name + "-journal")
     if _has_content(journal):
-        through.roll_back(paths.database)
+        through.roll_back(paths.database, max(_ROLL_BACK_S, deadline - time.monotonic()))

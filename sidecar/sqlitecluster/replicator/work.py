@@ -77,13 +77,21 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The primary wrote its log back up to ``txid``: so may we."""
+
+    name: str
+    txid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Marker:
     """Calls back, in the apply thread, when everything before it is applied."""
 
     reached: Callable[[], None]
 
 
-Work = Transaction | Committed | Install | Drop | Epoch | Marker
+Work = Transaction | Committed | Install | Drop | Epoch | Checkpoint | Marker
 
 
 class WorkQueue:

@@ -3,14 +3,16 @@
 A page that differs is looked at again in later steps; only what stays different for
 ``PATIENCE`` looks is a suspect, told once in each walk. Running transactions, checkpoints and
 commits that are not captured yet make pages differ for a moment; ``replicator.mending`` looks
-at a suspect under SQLite's locks before it believes it. Page cache is dropped first: what
-counts is what the disk gives.
+at a suspect under SQLite's locks before it believes it. While the log has a transaction that
+the image is still without (it waits for acknowledgements), pages differ rightly: such looks do
+not count. Page cache is dropped first: what counts is what the disk gives.
 
 Called by the replicator (``verify: Background``) a few times a second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -43,13 +45,16 @@ class Verifier:
         """Pages of the present walk that were looked at."""
         return self._next - 1
 
-    def step(self) -> list[int]:
-        """Look at the next 1 MiB and at earlier suspects; returns pages that stayed wrong."""
+    def step(self, is_settled: Callable[[], bool] = lambda: True) -> list[int]:
+        """Look at the next 1 MiB and at earlier suspects; returns pages that stayed wrong.
+
+        ``is_settled``: whether the image has, or soon gets, everything that the page checksums speak of.
+        """
         if not self._checksums.page_size:
             return []
         image = LogicalImage(*self._paths, self._checksums, self._lookup)
         image.refresh()
-        wrong = self._look_again(image)
+        wrong = self._look_again(image, is_settled)
         if self._next > self._end:
             self.rounds += self._end > 0
             self._next, self._end = 1, self._checksums.count
@@ -64,11 +69,13 @@ class Verifier:
         self._next += run
         return wrong
 
-    def _look_again(self, image: LogicalImage) -> list[int]:
+    def _look_again(self, image: LogicalImage, is_settled: Callable[[], bool]) -> list[int]:
         wrong: list[int] = []
         for pgno, looks in list(self._suspects.items()):
             if image.read_page(pgno) is not None:
                 del self._suspects[pgno]
+            elif not is_settled():
+                continue
             elif looks + 1 >= PATIENCE:
                 del self._suspects[pgno]
                 wrong.append(pgno)

@@ -28,6 +28,7 @@ from sqlitecluster.supervisor import datagrams, linux, privileges
 from sqlitecluster.supervisor.datagrams import Message
 
 STAT_FIELDS = 10  # what os.stat_result needs
+_BUSY_S = 10.0
 
 
 class Limits:
@@ -124,7 +125,9 @@ def _roll_back(place: _Place, message: Message, answer: Message, fds: list[int])
     import sqlite3  # not earlier: hardly any opener ever needs it
 
     url = f"file:{_quoted(place.path)}?mode=rw"
-    with contextlib.closing(sqlite3.connect(url, uri=True)) as connection:
+    with contextlib.closing(
+        sqlite3.connect(url, uri=True, timeout=min(float(message["waitS"]), _BUSY_S))
+    ) as connection:
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         except sqlite3.DatabaseError as error:

@@ -15,6 +15,7 @@ from sqlitecluster.ltx import Header
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.capture_group import Group, Pages
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
+from sqlitecluster.replicator.writers import Writers
 from support.simulation.content import Content
 from support.simulation.kernel import namespace, words
 from support.simulation.pagestream import PAGE_SIZE, recording
@@ -48,6 +49,7 @@ class Capturing:
             bells=namespace(mount=namespace(ring=lambda: None)),
             mount_dir=node.root,
             quorum=namespace(holds=False),
+            writers=Writers(),
             on_transaction=self._logged,
         )
         self._captured = CapturedDatabase(cast(Any, services), 0, node.database)

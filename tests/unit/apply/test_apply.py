@@ -207,7 +207,7 @@ def test_a_drop_removes_the_files_and_a_new_database_continues_the_chain(
 def test_random_transactions_with_vacuum_end_byte_identical(tmp_path: Path) -> None:
     for mode, page_size in (("wal", 1024), ("delete", 4096)):
         primary = Primary(tmp_path / f"{mode}.db", mode=mode, page_size=page_size)
-        replica = Replica(tmp_path / f"replica-{mode}", threshold=200_000)
+        replica = Replica(tmp_path / f"replica-{mode}", pages=48)
         applier = replica.applier()
         applier.start()
         random_transactions(primary, replica, applier.queue.put, random.Random(7))
@@ -260,7 +260,7 @@ def _locked(replica: Replica) -> bool:
 
 def test_overlapping_readers_do_not_keep_the_log_from_starting_over(tmp_path: Path) -> None:
     primary = Primary(tmp_path / "p.db")
-    replica = Replica(tmp_path / "replica", threshold=100_000)
+    replica = Replica(tmp_path / "replica", pages=24)
     applier = replica.applier()
     applier.start()
     applier.queue.put(Transaction("x.db", primary.run(CREATE)))
@@ -481,3 +481,18 @@ def test_a_transaction_that_reads_back_differently_is_found(primary: Primary, re
         file.seek(-100, os.SEEK_END)
         file.write(b"\xff" * 8)
     assert wrong_pages(db.store, ltx) != []
+
+
+def test_a_first_transaction_that_waited_is_shown_when_it_is_committed(
+    db: ReplicaDb, primary: Primary, replica: Replica
+) -> None:
+    db.apply(primary.run(CREATE, insert(5)), is_held=True)
+    assert not replica.paths("x.db").database.exists()
+    db.commit(0)
+    assert not replica.paths("x.db").database.exists()
+
+    db.commit(1)
+
+    with program(replica.paths("x.db").database) as reader:
+        assert reader.run("SELECT count(*) FROM t") == [[5]]
+    assert db.store.applied == 1

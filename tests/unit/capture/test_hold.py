@@ -171,3 +171,26 @@ def test_a_successor_of_the_replicator_finds_what_became_of_it(holding: Holding)
     assert holding.app.capture.db.store.in_flight == 0
     assert holding.app.capture.db.store.position == position, f"{name} was captured twice"
     assert not holding.app.capture.db.compare_wanted
+
+
+def test_a_last_close_between_two_looks_drops_what_was_never_published(holding: Holding) -> None:
+    """The look at the log came before the close removed it, the look at the locks after: it is gone."""
+    holding.join()
+    holding.hold()
+    holding.turn()
+    holding.acknowledge()
+    wal, words = holding.app.capture.wal, holding.words
+    words[Word.HELD_WRITTEN] = words[Word.HELD_OVER] = words[Word.HELD_SEQ]
+    words[Word.WAL_END] = holding._at + PAGE
+    holding.app.capture.last_event = holding.now
+
+    def closed_meanwhile() -> bool:
+        words[Word.WAL_GEN] += 1
+        words[Word.HAS_WAL] = 0
+        return True
+
+    wal.nobody_publishes = closed_meanwhile  # type: ignore[method-assign]
+    holding.turn(10.0)
+    assert holding.quorum.committed(holding.app.name) == holding.before.txid, "what nobody can see was shown"
+    holding.turn()
+    assert holding.position == Position(holding.before.txid + 2, holding.before.checksum)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lanes import badinput, identity, scenes, special
+from lanes import badinput, identity, quorum, scenes, special
 from support.hazards import HAZARDS, OPEN
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = {"scenes": scenes.CASES, "special": special.CASES, "badinput": badinput.CASES, "identity": identity.CASES}
+CASES = {lane.__name__.removeprefix("lanes."): lane.CASES for lane in (scenes, special, badinput, identity, quorum)}
 GUARDS = sorted({guard for guards in HAZARDS.values() for guard in guards})
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from lanes import badinput, identity, kills, quorum, scenes, special, sqlcorpus
 from runner import plan
+from support import images
 
 ROOT = plan.ROOT
 CORPUS = ROOT / "tests" / "corpus"
@@ -76,6 +77,6 @@ def test_a_gap_between_stored_files_is_found(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for low, high in ((1, 4), (5, 5), (5, 9)):
         (folder / f"{low:016x}-{high:016x}.ltx").touch()
-    assert kills.chain_gap(Stub(), "a.db") is None  # type: ignore[arg-type]
+    assert images.chain_gap(Stub(), "a.db") is None  # type: ignore[arg-type]
     (folder / f"{11:016x}-{12:016x}.ltx").touch()
-    assert "000000000000000b" in str(kills.chain_gap(Stub(), "a.db"))  # type: ignore[arg-type]
+    assert "000000000000000b" in str(images.chain_gap(Stub(), "a.db"))  # type: ignore[arg-type]

@@ -63,7 +63,14 @@ def test_only_a_primary_changes_databases(role: int) -> None:
     ],
 )
 def test_an_open_waits_for_role_and_locks(role: int, locked: bool, frozen: bool, now: bool) -> None:
-    assert roles.may_open_now(role, locked=locked, frozen=frozen) is now
+    assert roles.may_open_now(role, Kind.DATABASE, locked=locked, frozen=frozen) is now
+    assert roles.may_open_now(role, Kind.WAL, locked=locked, frozen=frozen) is now
+
+
+@pytest.mark.parametrize("role", [ROLE_PRIMARY, ROLE_REPLICA, ROLE_NONE])
+def test_an_open_of_a_journal_waits_for_nothing_but_a_removal(role: int) -> None:
+    assert roles.may_open_now(role, Kind.JOURNAL, locked=False, frozen=False, draining=True)
+    assert not roles.may_open_now(role, Kind.JOURNAL, locked=False, frozen=True)
 
 
 def test_read_only_replicas_refuse_writing_opens_of_databases_only() -> None:

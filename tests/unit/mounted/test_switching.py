@@ -17,6 +17,7 @@ from support.program import Program
 from support.switching import RoleRefusedError, SwitchedCluster, SwitchedNode
 
 LIMIT_S = 60.0
+PARKED_S = 15.0  # the mount lets requests wait for 20 s
 MODES = ("WAL", "DELETE", "TRUNCATE", "PERSIST")
 
 
@@ -183,6 +184,29 @@ def test_a_drain_has_what_ran_when_it_began_and_nothing_later(
     assert program(n2.mount / "a.db").execute("SELECT x FROM t") == [[1], [2]]
     n1.post("/resume")
     other.execute("INSERT INTO t VALUES (3)")
+
+
+@pytest.mark.parametrize("mode", ["TRUNCATE", "PERSIST"])
+def test_a_drain_lets_a_running_transaction_open_its_journal(
+    cluster: SwitchedCluster, program: Callable[[Path], Program], mode: str
+) -> None:
+    n1, _ = cluster.switched
+    make(n1, "a.db", mode)
+    mine = program(n1.mount / "a.db")
+    mine.execute(f"PRAGMA journal_mode={mode}")
+    mine.execute("INSERT INTO t VALUES (2)")  # the journal is there from now on, and opened for each transaction
+    mine.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RoleRefusedError):
+        n1.post("/drain", timeoutS=0.2)
+
+    began = time.monotonic()
+    mine.execute("INSERT INTO t VALUES (3)")
+    mine.execute("COMMIT")
+
+    assert time.monotonic() - began < PARKED_S
+    n1.post("/drain", timeoutS=LIMIT_S)
+    n1.post("/resume")
+    assert mine.execute("SELECT x FROM t") == [[1], [2], [3]]
 
 
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "PRAGMA locking_mode=EXCLUSIVE"])

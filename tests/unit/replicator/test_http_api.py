@@ -96,6 +96,25 @@ def test_info_has_litefs_fields_and_ours(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_an_old_sqlite_is_a_notice_and_no_problem(tmp_path: Path) -> None:
+    async def scene(s: Scene) -> None:
+        Writer(s.node, "app.db").commit({1: b"x"})
+        old = b"SQLite format 3\0\x10\0\2\2" + bytes(76) + (3_040_001).to_bytes(4, "big")
+        s.node.writers.saw("app.db", old)
+        info = await s.get("/info")
+        [notice] = info["notices"]
+        assert (notice["code"], notice["db"]) == ("OldSQLite", "app.db")
+        assert "3.40.1" in notice["message"]
+        assert (info["databases"][0]["sqliteVersion"], info["problems"]) == ("3.40.1", [])
+        async with s.session.get(s.url + "/metrics") as response:
+            text = await response.text()
+        assert 'sqlitecluster_db_sqlite_version{db="app.db"} 3040001\n' in text
+        assert 'sqlitecluster_notices{code="OldSQLite"} 1\n' in text
+        assert "sqlitecluster_problems{" not in text
+
+    play(tmp_path, scene)
+
+
 def test_metrics_and_health(tmp_path: Path) -> None:
     async def scene(s: Scene) -> None:
         Writer(s.node, "app.db").commit({1: b"x"})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.position import Position
-from sqlitecluster.replicator.work import Drop, Install, Transaction
+from sqlitecluster.replicator.work import Checkpoint, Drop, Install, Transaction
 from support.two_nodes import CLUSTER, PAGE, Pair, Replica, eventually, two_nodes
 
 
@@ -265,3 +266,44 @@ def fill(writer: object) -> dict[int, bytes]:
 def frames(name: str, ltx: bytes) -> list[wire.Frame]:
     parser = wire.Parser()
     return [frame for part in wire.encode_tx(name, ltx) for frame in parser.feed(part)]
+
+
+def test_how_far_the_primary_wrote_its_log_back_is_told_once_it_was_sent(tmp_path: Path) -> None:
+    async def scene(pair: Pair) -> None:
+        writer = pair.primary.writer("app.db")
+        pair.replica.start()
+        await eventually(lambda: pair.replica.lag.in_sync)
+        writer.commit({1: b"one"})
+        await pair.follows(writer)
+        pair.primary.hub.checkpointed("app.db", 2)
+        await asyncio.sleep(1.5)  # a heartbeat later it is still not known there
+        assert _checkpoints(pair) == []
+        writer.commit({1: b"two"})
+        await eventually(lambda: _checkpoints(pair), [Checkpoint("app.db", 2)])
+        work = pair.replica.applier.done
+        assert isinstance(work[work.index(Checkpoint("app.db", 2)) - 1], Transaction), "it is there before"
+
+    run(tmp_path, scene)
+
+
+def test_a_replica_of_the_version_before_is_told_nothing_of_that(tmp_path: Path) -> None:
+    async def scene(pair: Pair) -> None:
+        writer, client = pair.primary.writer("app.db"), pair.replica.client
+        mine = client._hello
+        client._hello = lambda: replace(mine(), capabilities=("resume", "lz4-pages", "epochs", "quorum"))
+        pair.replica.start()
+        await eventually(lambda: pair.replica.lag.in_sync)
+        writer.commit({1: b"one"})
+        await pair.follows(writer)
+        pair.primary.hub.checkpointed("app.db", 1)
+        await asyncio.sleep(1.5)
+        writer.commit({1: b"two"})
+        await pair.follows(writer)
+        assert _checkpoints(pair) == []
+        assert pair.replica.counters.frames_received["READY"] == 1, "the stream was not broken"
+
+    run(tmp_path, scene)
+
+
+def _checkpoints(pair: Pair) -> list[Checkpoint]:
+    return [work for work in pair.replica.applier.done if isinstance(work, Checkpoint)]

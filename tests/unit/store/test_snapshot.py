@@ -146,6 +146,17 @@ def test_the_verifier_reports_a_damaged_page_once_a_walk(rig: Rig) -> None:
     assert found == [3]
 
 
+def test_the_verifier_suspects_nothing_while_the_image_lacks_what_the_checksums_have(rig: Rig) -> None:
+    rig.commits(4)
+    rig.live.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with open(rig.live.path, "r+b") as file:
+        file.seek(2 * PAGE)
+        file.write(b"another")
+    verifier = rig.verifier()
+    assert [page for _ in range(2 * PATIENCE) for page in verifier.step(lambda: False)] == []
+    assert [page for _ in range(PATIENCE) for page in verifier.step(lambda: True)] == [3]
+
+
 def test_wal_pages_read_on_from_where_they_stopped_and_ignore_what_is_not_committed(rig: Rig) -> None:
     rig.commits(2)
     pages = WalPages(rig.live.wal)

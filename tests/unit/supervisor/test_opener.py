@@ -117,7 +117,7 @@ def test_a_hot_journal_is_played_back(folder: Path, asked: through.Opener) -> No
         (folder / name).chmod(0o600)
     through.use(asked)
     try:
-        through.roll_back(database)
+        through.roll_back(database, 5.0)
     finally:
         through.use(None)
     assert not (folder / "hot.db-journal").exists()
@@ -130,7 +130,7 @@ def test_a_journal_that_cannot_be_played_back_is_said(folder: Path, asked: throu
     through.use(asked)
     try:
         with pytest.raises(LockTimeout):
-            through.roll_back(folder / "a.db")
+            through.roll_back(folder / "a.db", 0.1)
     finally:
         through.use(None)
 
