@@ -24,7 +24,7 @@ S = TypeVar("S")
 
 def errno_of(error: Exception, name: str) -> int:
     """The errno that the kernel is answered; what is no OSError is a bug and logged."""
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError | pyfuse3.FUSEError) and error.errno:
         return int(error.errno)
     log.error("%s failed unexpectedly", name, exc_info=error)
     return errno.EIO

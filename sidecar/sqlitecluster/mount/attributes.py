@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
+from dataclasses import dataclass
 from typing import Final
 
 import pyfuse3
@@ -21,6 +23,27 @@ _DEFAULT_FILE: Final = 0o666
 _DEFAULT_DIRECTORY: Final = 0o777
 
 
+@dataclass(slots=True)
+class Shown:
+    """The same fields as pyfuse3's ``EntryAttributes``, which costs several times as much to make and to read."""
+
+    st_ino: int = 0
+    st_mode: int = 0
+    st_nlink: int = 1
+    st_uid: int = 0
+    st_gid: int = 0
+    st_size: int = 0
+    st_blocks: int = 0
+    st_atime_ns: int = 0
+    st_mtime_ns: int = 0
+    st_ctime_ns: int = 0
+    entry_timeout: float = LONG_S
+    attr_timeout: float = LONG_S
+
+
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Shown))
+
+
 class Attributes:
     """Makes the attributes of nodes."""
 
@@ -31,26 +54,24 @@ class Attributes:
         self._node_words = tree.context.state.node
 
     def of(self, node: Node) -> pyfuse3.EntryAttributes:
+        """Everything stat shows of a node, for pyfuse3."""
+        return for_library(self.shown(node))
+
+    def shown(self, node: Node) -> Shown:
         """Everything stat shows of a node."""
         if isinstance(node, Virtual):
             return self._virtual(node)
-        entry = pyfuse3.EntryAttributes()
         if isinstance(node, Directory):
             seen = os.stat(self._layout.other(node.path))
-            owner, kind = self.owner(node), stat.S_IFDIR
-            entry.st_nlink = 2
+            kind, size, links = stat.S_IFDIR, seen.st_size, 2
         else:
             seen = node.stat()
-            owner, kind = self.owner(node), stat.S_IFREG
-            entry.st_nlink = 0 if node.unlinked else 1
-        entry.st_ino = node.ino
-        entry.st_mode = kind | owner.mode
-        entry.st_uid, entry.st_gid = owner.uid, owner.gid
-        entry.st_size = seen.st_size
-        entry.st_blocks = seen.st_blocks
-        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns
-        entry.entry_timeout = LONG_S
-        entry.attr_timeout = LONG_S
+            kind, size, links = stat.S_IFREG, node.size_of(seen), 0 if node.unlinked else 1
+        owner = self.owner(node)
+        entry = Shown(
+            node.ino, kind | owner.mode, links, owner.uid, owner.gid, size, seen.st_blocks,
+            seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns,
+        )  # fmt: skip
         if isinstance(node, File) and node.kind is Kind.WAL and self._node_words[NodeWord.ROLE] != ROLE_PRIMARY:
             entry.attr_timeout = 0.0  # the replicator appends to it directly
         return entry
@@ -104,13 +125,9 @@ class Attributes:
             ),
         )
 
-    def _virtual(self, node: Virtual) -> pyfuse3.EntryAttributes:
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = node.ino
-        entry.st_mode = stat.S_IFREG | 0o444
-        entry.st_size = len(content(self._tree.context.state, node.ino) or b"")
-        entry.entry_timeout = entry.attr_timeout = 0.0
-        return entry
+    def _virtual(self, node: Virtual) -> Shown:
+        size = len(content(self._tree.context.state, node.ino) or b"")
+        return Shown(node.ino, stat.S_IFREG | 0o444, st_size=size, entry_timeout=0.0, attr_timeout=0.0)
 
     def _default_directory(self, path: str) -> Owner:
         if path:
@@ -118,9 +135,14 @@ class Attributes:
         return Owner(_DEFAULT_DIRECTORY, 0, 0)
 
 
-def missing(timeout_s: float) -> pyfuse3.EntryAttributes:
+def missing(timeout_s: float) -> Shown:
     """The answer "no such file", which the kernel may keep (hot-journal checks are frequent)."""
+    return Shown(entry_timeout=timeout_s, attr_timeout=0.0)
+
+
+def for_library(shown: Shown) -> pyfuse3.EntryAttributes:
+    """The same for pyfuse3."""
     entry = pyfuse3.EntryAttributes()
-    entry.st_ino = 0
-    entry.entry_timeout = timeout_s
+    for name in _FIELDS:
+        setattr(entry, name, getattr(shown, name))
     return entry

@@ -11,7 +11,6 @@ from sqlitecluster.mount import handles, virtual
 from sqlitecluster.mount.answers import errno_of
 from sqlitecluster.mount.handles import Handle
 from sqlitecluster.mount.operations import Operations
-from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.shared import State
 
 
@@ -22,7 +21,7 @@ class ByteRequests:
         self._operations = operations
         self._handles = operations.handles
         self._state = state
-        self._syncing = Syncing()
+        self._syncing = operations.syncing
 
     def read(self, fh: int, offset: int, size: int) -> bytes:
         """READ."""

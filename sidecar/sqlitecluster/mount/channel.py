@@ -23,10 +23,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
-_HEADER: Final = struct.Struct("<IIQQIIII")  # len opcode unique nodeid uid gid pid extlen+padding
+_HEADER: Final = struct.Struct("<IIQQIII4x")  # len opcode unique nodeid uid gid pid
 _BYTES_IN: Final = struct.Struct("<QQI")  # fh offset size, of READ and WRITE
 _SYNC_IN: Final = struct.Struct("<QI")  # fh flags
 _SIZE: Final = struct.Struct("<I")
@@ -63,6 +63,17 @@ class Bytes(Protocol):
         """The errno for an error; logs what is a bug."""
 
 
+class Names(Protocol):
+    """What answers requests about names and handles."""
+
+    def answer(self, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]) -> object:
+        """The answer's bytes, a coroutine that gives them, None: ask the session; anything else: no answer is owed.
+
+        Raises:
+            OSError: that is the answer.
+        """
+
+
 class Ended(Exception):
     """The kernel closed the connection."""
 
@@ -70,11 +81,12 @@ class Ended(Exception):
 class Channel:
     """Requests in, answers out."""
 
-    def __init__(self, fd: int, library: socket.socket, files: Bytes) -> None:
+    def __init__(self, fd: int, library: socket.socket, files: Bytes, names: Names) -> None:
         """``fd``: ``/dev/fuse``, non-blocking. ``library``: our end of the pair."""
         self.fd = fd
         self._library = library
         self._files = files
+        self._names = names
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._into = [self._buffer]
@@ -97,7 +109,7 @@ class Channel:
             if error.errno == errno.ENODEV:
                 raise Ended from None
             return error.errno == errno.ENOENT  # a request that was given up while it was being read
-        _, opcode, unique, *_ = _HEADER.unpack_from(self._buffer)
+        _, opcode, unique, nodeid, *caller = _HEADER.unpack_from(self._buffer)
         if opcode == _WRITE:
             self._write(unique)
         elif opcode == _READ:
@@ -105,11 +117,28 @@ class Channel:
         elif opcode == _FSYNC:
             fh, flags = _SYNC_IN.unpack_from(self._buffer, _HEADER.size)
             self.spawn(self._fsync(unique, fh, data_only=bool(flags & _FSYNC_DATA_ONLY)))
+        elif self._answered(unique, opcode, self._view[:length], nodeid, caller):
+            pass
         elif opcode != _INTERRUPT:
             if opcode in (_READDIR, _READDIRPLUS):
                 self._limit_listing()
             self._library.send(self._view[:length])
             self.step()
+        return True
+
+    def _answered(self, unique: int, opcode: int, request: memoryview, nodeid: int, caller: Sequence[int]) -> bool:
+        """Answer a request about names; False leaves it to the session."""
+        try:
+            answer = self._names.answer(opcode, request, nodeid, caller)
+        except Exception as error:  # a request's top
+            self._fail(unique, error, f"request {opcode}")
+            return True
+        if answer is None:
+            return False
+        if isinstance(answer, bytes):
+            self._send(_ANSWER.pack(_ANSWER.size + len(answer), 0, unique) + answer)
+        elif isinstance(answer, Coroutine):
+            self.spawn(self._answer(unique, answer, opcode))
         return True
 
     def relay(self) -> None:
@@ -168,6 +197,14 @@ class Channel:
             self._fail(unique, error, "fsync")
             return
         self._send(_ANSWER.pack(_ANSWER.size, 0, unique))
+
+    async def _answer(self, unique: int, answer: Coroutine[Any, Any, bytes], opcode: int) -> None:
+        try:
+            body = await answer
+        except Exception as error:  # a request's top
+            self._fail(unique, error, f"request {opcode}")
+            return
+        self._send(_ANSWER.pack(_ANSWER.size + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, error: Exception, name: str) -> None:
         self._send(_ANSWER.pack(_ANSWER.size, -self._files.failed(error, name), unique))

@@ -11,7 +11,9 @@ from typing import Final
 from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.mount.descriptors import Descriptors
 from sqlitecluster.mount.layout import Layout
+from sqlitecluster.mount.settling import Settling
 from sqlitecluster.mount.space import Space
+from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, Bell, NodeWord, State
 
 _STRANGER_S: Final = 0.1  # no number is given to another thread so soon
@@ -28,10 +30,13 @@ class Context:
     layout: Layout
     space: Space
     descriptors: Descriptors
+    syncing: Syncing = field(default_factory=Syncing)
     strangers: dict[tuple[int, int], float] = field(default_factory=dict)
     """(replicator, pid) of threads that were seen not to be the replicator's, and until when that is taken as known."""
     journals_removed: set[str] = field(default_factory=set)
     """Folders of databases whose journal was removed since their last sync: not durable yet."""
+    settling: Settling = field(default_factory=Settling)
+    """Kept files of removed journals, whose removal is not durable yet."""
 
     def require_primary(self) -> None:
         """Before a program's bytes reach a replicated file.

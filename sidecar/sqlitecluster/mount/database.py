@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -24,8 +25,9 @@ from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.dirty import DirtyRanges
 from sqlitecluster.mount.files import SQLITE_MAGIC, File, ShmFile
+from sqlitecluster.mount.journalfile import JournalFile
 from sqlitecluster.mount.layout import Kind
-from sqlitecluster.mount.tracked import DatabaseFile, JournalFile, WalFile
+from sqlitecluster.mount.tracked import DatabaseFile, WalFile
 from sqlitecluster.mount.waltrack import HEADER_BYTES
 from sqlitecluster.shared import KIND_DATABASE, KIND_EMPTY, KIND_OTHER, Word
 from sqlitecluster.store.spool import FLAG_HELD, FLAG_RAW, FLAG_TRUNCATED, copy_spool, spool_path
@@ -46,6 +48,7 @@ class Database:
         "journal_active",
         "journal_named",
         "journal_refused",
+        "kept_journal",
         "main",
         "name",
         "shm",
@@ -62,6 +65,7 @@ class Database:
         self.open_generation()
         self.main: DatabaseFile | None = None
         self.journal: JournalFile | None = None
+        self.kept_journal: JournalFile | None = None  # removed by the program, its file serves the next one
         self.wal: WalFile | None = None
         self.shm: ShmFile | None = None
         self.held_fd = -1
@@ -102,13 +106,57 @@ class Database:
         if kind is Kind.DATABASE:
             self.main = None
             self.words[Word.KIND] = KIND_EMPTY
+            self.discard_kept()
         elif kind is Kind.JOURNAL:
             self.journal, self.journal_active, self.journal_refused = None, False, False
-            self.words[Word.HAS_JOURNAL] = 0
+            self.words[Word.HAS_JOURNAL] = self.words[Word.JOURNAL_SIZE] = 0
         elif kind is Kind.WAL:
             self.wal = None
         else:
             self.shm = None
+
+    def keep_journal(self) -> None:
+        """The journal was removed; its file is hidden and serves the next one."""
+        assert self.journal is not None
+        failpoints.hit("mount.before-keep")
+        self.journal.keep()
+        self.context.settling.removed(self.journal.path)
+        failpoints.hit("mount.after-keep")
+        self.words[Word.HAS_JOURNAL] = 0
+        self.kept_journal, self.journal, self.journal_active, self.journal_refused = self.journal, None, False, False
+
+    def load_kept(self, path: str, ino: int) -> bool:
+        """A successor finds a hidden file; False when the journal is the program's."""
+        if self.words[Word.HAS_JOURNAL] or not self.words[Word.JOURNAL_SIZE]:
+            return False
+        self.kept_journal = JournalFile(self, Kind.JOURNAL, ino, path)
+        self.kept_journal.resume()
+        self.context.settling.found(path)
+        return True
+
+    def reuse_journal(self) -> JournalFile | None:
+        """A program makes a journal: the kept one, empty; None when there is none."""
+        kept, self.kept_journal = self.kept_journal, None
+        if kept is None:
+            return None
+        self.context.settling.forget(kept.path)
+        if not kept.is_there():
+            kept.close()
+            self.words[Word.JOURNAL_SIZE] = 0
+            return None
+        self.words[Word.HAS_JOURNAL] = 1
+        self.journal = kept
+        return kept
+
+    def discard_kept(self) -> None:
+        """No journal will follow, or another file takes its name."""
+        kept, self.kept_journal = self.kept_journal, None
+        if kept is not None:
+            self.context.settling.forget(kept.path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(kept.path)
+            kept.close()
+            self.words[Word.JOURNAL_SIZE] = 0
 
     def touch(self) -> None:
         """Let the replicator look at this database."""

@@ -66,6 +66,10 @@ class File:
         """Size and times of the backing file."""
         return os.fstat(self.fd) if self.fd >= 0 else os.stat(self.path, follow_symlinks=False)
 
+    def size_of(self, seen: os.stat_result) -> int:
+        """Bytes that programs see, of what ``stat`` gave."""
+        return seen.st_size
+
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from ``offset``."""
         return os.pread(self.descriptor(), size, offset)
@@ -89,12 +93,19 @@ class File:
     async def acknowledged(self) -> None:
         """After a program's fsync: wait until what it completes may be answered."""
 
+    def needs_sync(self) -> bool:
+        """Whether a program's fsync has anything to do."""
+        return True
+
     def sync(self, *, data_only: bool) -> None:
         """[any thread] Make the content durable."""
         if data_only:
             os.fdatasync(self.fd)
         else:
             os.fsync(self.fd)
+
+    def synced(self) -> None:
+        """A sync has ended well."""
 
     def opened(self, *, writing: bool, privileged: bool) -> None:
         """A handle was given out."""

@@ -14,7 +14,7 @@ import pyfuse3
 
 from sqlitecluster.mount import handles
 from sqlitecluster.mount.answers import answered
-from sqlitecluster.mount.attributes import LONG_S, Attributes, missing
+from sqlitecluster.mount.attributes import LONG_S, Attributes, Shown, for_library, missing
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.gate import Gate
 from sqlitecluster.mount.layout import NODE_FILES, POSITION_SUFFIX, Kind, join
@@ -42,12 +42,20 @@ class NameOperations(pyfuse3.Operations):
     @answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """LOOKUP."""
+        return for_library(self.find(parent_inode, name))
+
+    def find(self, parent_inode: int, name: bytes) -> Shown:
+        """LOOKUP."""
         path = self._path(parent_inode, name)
         node = self._tree.lookup(path)
         if node is None:
             changes_unseen = path in NODE_FILES or path.endswith(POSITION_SUFFIX)
             return missing(0.0 if changes_unseen else LONG_S)
-        return self._attributes.of(node)
+        return self._attributes.shown(node)
+
+    def show(self, inode: int) -> Shown:
+        """GETATTR."""
+        return self._attributes.shown(self._tree.node(inode))
 
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -79,14 +87,24 @@ class NameOperations(pyfuse3.Operations):
             self._attributes.set_times(node, attr, fields)
         return self._attributes.of(node)
 
+    def shows_its_database(self, inode: int) -> bool:
+        """Whether owner and mode of a file are those of a database, and setting them changes nothing."""
+        node = self._tree.known(inode)
+        return isinstance(node, File) and node.kind in (Kind.JOURNAL, Kind.WAL, Kind.SHM)
+
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """UNLINK."""
+        self.remove(parent_inode, name, ctx)
+
+    def remove(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """UNLINK."""
         path = self._path(parent_inode, name)
         self._gate.removal(path, ctx)
         privileged = self._gate.change(path, ctx)
         try:
             self._naming.unlink(path, privileged=privileged)
+            self._context.settling.removed_by(ctx.pid)
         except FileNotFoundError:
             # Perhaps done just before the previous process died; a -shm goes with its database.
             if not self._gate.may_be_repeated() and not path.endswith("-shm"):
@@ -165,6 +183,10 @@ class NameOperations(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """OPENDIR."""
+        return self.open_directory(inode)
+
+    def open_directory(self, inode: int) -> int:
+        """OPENDIR."""
         self._tree.directory(inode)
         self._serial += 1
         return handles.pack(inode, generation=self._serial)
@@ -185,7 +207,25 @@ class NameOperations(pyfuse3.Operations):
 
     async def releasedir(self, fh: int) -> None:
         """RELEASEDIR."""
+        self.close_directory(fh)
+
+    def close_directory(self, fh: int) -> None:
+        """RELEASEDIR."""
         self._listings.pop(fh, None)
+
+    def to_settle(self, pid: int) -> list[str]:
+        """Kept files that FSYNCDIR of this thread has to make durable."""
+        return self._context.settling.of(pid)
+
+    def names_are_durable(self) -> bool:
+        """Whether FSYNCDIR has nothing else to do."""
+        return not self._context.journals_removed
+
+    async def settle_names(self, kept: list[str], fh: int) -> None:
+        """FSYNCDIR, with what ``to_settle`` gave."""
+        for path in kept:
+            await Job(functools.partial(self._context.settling.settle, path))
+        await self.fsyncdir(fh, False)
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
@@ -240,7 +280,7 @@ class NameOperations(pyfuse3.Operations):
         privileged = self._gate.change(path, ctx, creating=True)
         known = self._tree.lookup(path)
         if isinstance(known, File):
-            repeated = self._gate.may_be_repeated() and known.stat().st_size == 0
+            repeated = self._gate.may_be_repeated() and known.size_of(known.stat()) == 0
             if flags & os.O_EXCL and not repeated:
                 raise OSError(errno.EEXIST, "the name exists")
             return known

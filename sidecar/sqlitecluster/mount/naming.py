@@ -83,11 +83,15 @@ class Naming:
     def _remove_side(self, database: Database, file: File, *, privileged: bool) -> None:
         if file is database.journal and not privileged:
             database.commit_journal()
-        if file.kind is Kind.JOURNAL:
-            self._context.journals_removed.add(os.path.dirname(file.path))
         if file is database.wal:
             self._remove_wal(database)
+        elif file is database.journal and database.journal.may_be_kept():
+            self._tree.hide(file)
+            database.keep_journal()
         else:
+            if file is database.journal:
+                self._context.journals_removed.add(os.path.dirname(file.path))
+                database.journal.end_reuse()
             self._tree.put_aside(file)
             database.detach(file.kind)
         if file.kind is not Kind.SHM:
@@ -140,6 +144,8 @@ class Naming:
     def _set_free(self, database: Database, file: File, copy: str) -> None:
         """A side file without its database: a copy in the trash, the name stays as an other file."""
         target = self._context.layout.other(file.name)
+        if file is database.journal:
+            database.journal.end_reuse()
         os.link(file.path, copy)
         with contextlib.suppress(FileNotFoundError):  # the directory of a database may exist only in its name
             os.rename(file.path, target)
@@ -165,6 +171,8 @@ class Naming:
         if isinstance(target, Directory):
             raise OSError(errno.EISDIR, "the new name is a directory")
         where = self._tree.place(new)
+        if where.kind is Kind.JOURNAL:
+            self._tree.database(where.name).discard_kept()
         if source.database is not None and source.kind is not Kind.DATABASE:
             self._end_side(source.database, source, privileged=privileged)
         if source.kind is Kind.DATABASE:
@@ -216,8 +224,10 @@ class Naming:
 
     def _end_side(self, database: Database, file: File, *, privileged: bool) -> None:
         """A side file loses its name to a rename: as if it were deleted."""
-        if file is database.journal and not privileged:
-            database.commit_journal()
+        if file is database.journal:
+            if not privileged:
+                database.commit_journal()
+            database.journal.end_reuse()
         if file is database.wal:
             database.next_generation(has_wal=False)
         database.detach(file.kind)

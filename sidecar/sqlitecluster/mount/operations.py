@@ -15,6 +15,7 @@ import pyfuse3
 
 from sqlitecluster.mount import handles, roles, virtual
 from sqlitecluster.mount.answers import answered
+from sqlitecluster.mount.attributes import Shown, for_library
 from sqlitecluster.mount.database import Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.gate import Gate
@@ -37,6 +38,7 @@ class Operations(NameOperations):
     def __init__(self, tree: Tree, names: Names, *, successor: bool) -> None:
         super().__init__(tree, names, Gate(tree, successor=successor))
         self.handles: dict[int, Handle] = {}
+        self.syncing = tree.context.syncing
 
     @answered
     async def flush(self, fh: int) -> None:
@@ -64,13 +66,24 @@ class Operations(NameOperations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """CREATE."""
+        info, shown = self.make(parent_inode, name, mode, flags, ctx)
+        return info, for_library(shown)
+
+    def make(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, Shown]:
+        """CREATE."""
         file = self._create(parent_inode, name, mode, flags, ctx)
         info = self._open(file, writing=roles.is_writing(flags), privileged=self._gate.is_replicator(ctx))
-        return info, self._attributes.of(file)
+        return info, self._attributes.shown(file)
 
     @answered
     async def release(self, fh: int) -> None:
         """RELEASE: equal handles share a number, so the file counts."""
+        self.close(fh)
+
+    def close(self, fh: int) -> None:
+        """RELEASE."""
         if fh & virtual.INODE_BIT:
             return
         handle = self.handle(fh)
@@ -84,6 +97,10 @@ class Operations(NameOperations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """FORGET: the kernel dropped inodes; unlinked ones are removed now at the latest."""
+        self.forgotten(inode_list)
+
+    def forgotten(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """FORGET."""
         for ino, _lookups in inode_list:
             try:
                 node = self._tree.known(ino)

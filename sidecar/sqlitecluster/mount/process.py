@@ -29,6 +29,7 @@ from sqlitecluster.mount.cpuwake import CpuWake
 from sqlitecluster.mount.descriptors import Descriptors
 from sqlitecluster.mount.driver import Driver
 from sqlitecluster.mount.layout import Layout
+from sqlitecluster.mount.name_requests import NameRequests
 from sqlitecluster.mount.names import Names
 from sqlitecluster.mount.operations import Operations
 from sqlitecluster.mount.space import Space
@@ -66,12 +67,14 @@ def run(config: NodeConfig, fds: dict[str, int], init: bytes, successor: bool) -
         successor=successor,
         resend=config.resend,
     )
-    channel = service.channel = Channel(connection.fd, connection.library, ByteRequests(operations, state))
+    files, requests = ByteRequests(operations, state), NameRequests(operations)
+    channel = service.channel = Channel(connection.fd, connection.library, files, requests)
     driver.watch(fds["lifeline"], driver.stop)  # the supervisor is gone
     signal.signal(signal.SIGTERM, lambda *_args: driver.stop())
     _report_ready(fds["sup"])
     driver.run(channel, fds["bell_mount"])
     driver.close(drain=not state.node[NodeWord.RESENDING])
+    context.settling.close()
     names.close()
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Job
+
+if TYPE_CHECKING:
+    from sqlitecluster.mount.files import File
 
 _FAST_NS: Final = 2_000_000
 _ALONE_NS: Final = 10_000_000  # others that synced within this time would like to do it at once
@@ -31,8 +33,10 @@ class Syncing:
         # By database and kind, not by file: a journal is a new file in each transaction. All other files share one.
         self._took_ns: dict[tuple[str, Kind], int] = {}
 
-    async def sync(self, file: File, *, data_only: bool) -> None:
-        """Make a file durable."""
+    async def sync(self, file: File, *, data_only: bool, always: bool = False) -> None:
+        """Make a file durable; if it says that this has nothing to do, only when ``always``."""
+        if not always and not file.needs_sync():
+            return
         file.descriptor()
         owner = file.database.name if file.database is not None else ""
         call = functools.partial(self._timed, (owner, file.kind), file, data_only=data_only)
@@ -47,6 +51,7 @@ class Syncing:
                 await Job(call)
             finally:
                 file.pins -= 1
+        file.synced()
         if file.kind is Kind.JOURNAL:  # file systems keep the order of names: what was removed before is durable now
             file.context.journals_removed.discard(os.path.dirname(file.path))
 

@@ -3,7 +3,7 @@
 Rules:
     1. On a node that may not write, a program's write is refused here, whatever locks it got.
     2. What would destroy frames that are not captured waits, with a deadline (``settled``).
-    3. Dirty ranges are marked before the write; a commit is spooled before the journal goes.
+    3. Dirty ranges are marked before the write; a commit is spooled before the journal (``journalfile``) goes.
        The fence is asked before the write that completes a commit and again before its answer:
        a commit that is refused leaves no valid frame behind.
     4. While commits are held back (``holding``) the write that completes one waits; the bytes
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sqlitecluster.mount.database import Database
 
 _DB_HEADER_BYTES: Final = 100
-_JOURNAL_MAGIC_BYTES: Final = 8
 
 
 class TrackedFile(File):
@@ -115,51 +114,6 @@ class DatabaseFile(TrackedFile):
             words[Word.WRITERS] -= 1
             if not words[Word.WRITERS] and words[Word.DIRTY_RAW] and not self.unlinked:
                 self.owner.spool_raw()
-
-
-class JournalFile(TrackedFile):
-    """A rollback journal: its end is the commit."""
-
-    __slots__ = ()
-
-    direct_io = True  # nobody reads it but a recovery
-
-    def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
-        """Zeros over the header commit (PERSIST); anything else there begins a transaction."""
-        fd = self.descriptor()
-        if not privileged and not self.unlinked:
-            self.context.require_primary()
-            if offset == 0 and len(data) >= _JOURNAL_MAGIC_BYTES:
-                if any(data[:_JOURNAL_MAGIC_BYTES]):
-                    self.owner.journal_active = True
-                else:
-                    self.owner.commit_journal()
-            self.context.space.take(len(data))
-        return os.pwrite(fd, data, offset)
-
-    def truncate(self, size: int, *, privileged: bool) -> bool | None:
-        """To nothing: a commit (TRUNCATE)."""
-        if not privileged and not self.unlinked:
-            self.context.require_primary()
-            if size < _JOURNAL_MAGIC_BYTES:
-                self.owner.commit_journal()
-        os.ftruncate(self.descriptor(), size)
-        return True
-
-    def sync(self, *, data_only: bool) -> None:
-        """Also make its name durable: SQLite's own sync of the directory does not reach us."""
-        super().sync(data_only=data_only)
-        if not self.owner.journal_named:
-            self.owner.journal_named = True
-            folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def is_hot(self) -> bool:
-        """Whether it has a header that is not zero."""
-        return any(os.pread(self.descriptor(), _JOURNAL_MAGIC_BYTES, 0))
 
 
 class WalFile(TrackedFile):

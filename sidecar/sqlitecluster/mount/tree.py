@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sqlitecluster.errors import BadName
@@ -26,6 +27,7 @@ from sqlitecluster.mount.database import SHM_INODE_BIT, Database
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind, Place, join, place
 from sqlitecluster.shared import Word
+from sqlitecluster.store.journals import drop_unfinished
 from sqlitecluster.units import decode_name
 
 log = logging.getLogger(__name__)
@@ -150,6 +152,9 @@ class Tree:
             OSError: EEXIST, ENOSPC, ENOENT …
         """
         where = self.place(path)
+        if where.kind is Kind.JOURNAL and (kept := self.database(where.name).reuse_journal()) is not None:
+            self._nodes[kept.ino] = kept
+            return kept
         if where.kind is Kind.FILE:
             backing = self.context.layout.other(path)
         else:
@@ -209,6 +214,11 @@ class Tree:
         else:
             os.unlink(file.path)
             self.forget(file)
+
+    def hide(self, file: File) -> None:
+        """The kernel has no use for this file any more; its bytes serve another one."""
+        if self._nodes.get(file.ino) is file:
+            del self._nodes[file.ino]
 
     def forget(self, file: File) -> None:
         """The kernel has no use for this file any more."""
@@ -305,6 +315,8 @@ class Tree:
             ino = os.stat(backing).st_ino
         except FileNotFoundError:
             return
+        if kind is Kind.JOURNAL and (drop_unfinished(Path(backing)) if fresh else database.load_kept(backing, ino)):
+            return
         file = self._attach(Place(kind, database.name), backing, ino)
         if database.wal is file:
             if fresh:
@@ -312,6 +324,7 @@ class Tree:
             else:
                 database.wal.resume()
         elif database.journal is file:
+            database.journal.resume()
             database.journal_active = database.journal.is_hot()
         file.close()
 

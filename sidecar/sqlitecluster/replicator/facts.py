@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlitecluster.replicator import through
+from sqlitecluster.sqlitefmt.journal import KEPT
 from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, CHECKPOINT_SIZE, CheckpointInfo, read_header
 from sqlitecluster.units import encode_name
 
@@ -86,14 +87,14 @@ def journal_mode(data_dir: Path, name: str) -> str:
         if head[18:20] == b"\x02\x02":
             return "wal"
         with open(folder / "journal", "rb") as file:
-            start = file.read(8)
+            start = file.read(len(KEPT))
     except FileNotFoundError:
         return "delete" if (folder / "database").exists() else "unknown"
     except OSError:
         return "unknown"
     if not start:
         return "truncate"
-    return "persist" if not any(start) else "delete"
+    return "persist" if not any(start[:8]) and start != KEPT else "delete"
 
 
 def local_only(data_dir: Path) -> tuple[int, list[str]]:

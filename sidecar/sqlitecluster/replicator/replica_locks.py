@@ -35,6 +35,7 @@ from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.walsession import WalSession
 from sqlitecluster.replicator.walwriter import WalWriter
 from sqlitecluster.shared import Word
+from sqlitecluster.store.journals import has_journal
 from sqlitecluster.store.state import OWNER_PROGRAMS
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ class LockedDb:
 
     def take_closed(self) -> bool:
         """Take over a database that nobody has open, without locking it; False when that is not possible."""
-        left = (self.store.dir / "wal", self.store.dir / "journal")
-        if self.slot is None or any(path.exists() and path.stat().st_size for path in left):
+        wal = self.store.dir / "wal"
+        if self.slot is None or (wal.exists() and wal.stat().st_size) or has_journal(self.store.dir):
             return False
         self._capture_rest()
         self._is_ours()

@@ -3,6 +3,8 @@
     is_hot(first_bytes) -> bool                whether SQLite would roll it back (locks apart)
     JournalHeader.parse(raw)                   first 28 bytes of a segment
     JournalHeader.records(segment) -> iterator of (pgno, page)      valid records only
+    sealed(start, rest) -> start               with our seal over everything
+    sealed_size(raw) -> bytes or None          how much of a sealed journal counts
 
 Pure. Source: SQLite's file format description, section 3; pager.c.
 """
@@ -14,12 +16,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
+import xxhash
+
 from sqlitecluster.errors import JournalError, LimitError
 from sqlitecluster.units import LIMITS, PAGE_SIZES, Bytes
 
 MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 HEADER_SIZE: Final = 28
 ZEROED: Final = bytes(HEADER_SIZE)  # what PERSIST mode writes over the header to commit
+KEPT: Final = (bytes(8) + b"SCKEPT1").ljust(HEADER_SIZE, b"\0")  # ours: no journal, its file serves the next one
+
+SEAL_AT: Final = 32  # in the header's sector, where SQLite writes zeros and reads nothing
+SEAL_END: Final = 56  # everything before SEAL_AT and from here to the sealed size is covered
+_SEAL: Final = struct.Struct(">8sQQ")  # magic, sealed bytes of the file, XXH3 of all that is covered
+_SEAL_MAGIC: Final = b"SCSEAL01"
 
 _FIELDS: Final = struct.Struct(">8s5I")
 _TO_THE_END: Final = 0xFFFF_FFFF  # record count of a journal that was not synced
@@ -28,6 +38,31 @@ _TO_THE_END: Final = 0xFFFF_FFFF  # record count of a journal that was not synce
 def is_hot(first_bytes: Bytes) -> bool:
     """Whether the journal's content would be rolled back: it is not empty and does not begin with a zero byte."""
     return len(first_bytes) > 0 and first_bytes[0] != 0
+
+
+def sealed(start: Bytes, rest: Bytes) -> bytes:
+    """The first SEAL_END bytes of a journal, of which ``start`` has the first SEAL_AT; ``rest`` follows them."""
+    size = SEAL_END + len(rest)
+    return bytes(start) + _SEAL.pack(_SEAL_MAGIC, size, _digest(start, rest))
+
+
+def is_sealed(start: Bytes) -> bool:
+    """Whether the first SEAL_END bytes of a file are those of a sealed journal."""
+    return start[: len(MAGIC)] == MAGIC and start[SEAL_AT : SEAL_AT + len(_SEAL_MAGIC)] == _SEAL_MAGIC
+
+
+def sealed_size(raw: Bytes) -> int | None:
+    """How much of a sealed journal's file belongs to it; None when it is not whole: it never was made durable."""
+    _magic, size, digest = _SEAL.unpack_from(raw, SEAL_AT)
+    if not SEAL_END <= size <= len(raw) or _digest(raw[:SEAL_AT], memoryview(raw)[SEAL_END:size]) != digest:
+        return None
+    return int(size)
+
+
+def _digest(start: Bytes, rest: Bytes) -> int:
+    hasher = xxhash.xxh3_64(start)
+    hasher.update(rest)
+    return hasher.intdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

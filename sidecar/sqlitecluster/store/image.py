@@ -27,6 +27,7 @@ from sqlitecluster.sqlitefmt.journal import is_hot
 from sqlitecluster.store.checksums import ChecksumArray
 from sqlitecluster.store.database import DatabaseStore, StoredLTX
 from sqlitecluster.store.disk import Disk
+from sqlitecluster.store.journals import drop_unfinished
 from sqlitecluster.store.sums import open_piece, store
 from sqlitecluster.store.walfile import WalPages
 
@@ -112,6 +113,8 @@ def image_sums(path: Path, page_size: int, checksums: ChecksumArray) -> int:
 def roll_back_journal(folder: Path) -> bool:
     """Let SQLite undo a transaction that was cut off; returns whether there was one. No journal is left."""
     journal = folder / "journal"
+    if drop_unfinished(journal):
+        return False
     try:
         with open(journal, "rb") as file:
             hot = is_hot(file.read(28))

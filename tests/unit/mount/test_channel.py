@@ -13,7 +13,7 @@ import pytest
 
 from sqlitecluster.mount.channel import Channel, Ended, Slow
 
-READ, WRITE, GETATTR, READDIRPLUS, INTERRUPT = 15, 16, 3, 44, 36
+READ, WRITE, GETATTR, READDIRPLUS, INTERRUPT, UNLINK = 15, 16, 3, 44, 36, 10
 
 
 class Files:
@@ -45,6 +45,28 @@ class Files:
         return error.errno or 0 if isinstance(error, OSError) else errno.EIO
 
 
+class Names:
+    """Knows UNLINK only: at once, as an error, later, with no answer owed."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, bytes, list[int]]] = []
+
+    def answer(self, opcode: int, request: memoryview, nodeid: int, caller: Any) -> Any:
+        if opcode != UNLINK:
+            return None
+        self.seen.append((opcode, nodeid, bytes(request[40:]), list(caller)))
+        if len(self.seen) == 2:
+            raise OSError(errno.ENOENT, "no such name")
+        if len(self.seen) in (3, 4):
+            return self._later(b"later" if len(self.seen) == 3 else None)
+        return b"" if len(self.seen) == 1 else object()
+
+    async def _later(self, body: bytes | None) -> bytes:
+        if body is None:
+            raise OSError(errno.EIO, "not in time")
+        return body
+
+
 class Rig:
     """A channel whose kernel and library ends the test holds."""
 
@@ -52,8 +74,8 @@ class Rig:
         self.kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         device.setblocking(False)
         ours, self.library = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.files = Files()
-        self.channel = Channel(device.detach(), ours, self.files)
+        self.files, self.names = Files(), Names()
+        self.channel = Channel(device.detach(), ours, self.files, self.names)
         self.channel.spawn = run_slow
         self.steps = 0
         self.channel.step = self._step
@@ -158,3 +180,18 @@ def test_the_end_of_the_connection_is_told(rig: Rig, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "readv", gone)
     with pytest.raises(Ended):
         rig.channel.turn()
+
+
+def test_a_request_about_names_is_answered_here_when_it_is_understood(rig: Rig) -> None:
+    rig.ask(UNLINK, b"a-journal\0")
+    assert rig.answer() == (0, 7, b"")
+    assert rig.names.seen == [(UNLINK, 1, b"a-journal\0", [0, 0, 0])]
+    rig.ask(UNLINK, b"a-journal\0")
+    assert rig.answer() == (-errno.ENOENT, 7, b"")
+    for expected in ((0, 7, b"later"), (-errno.EIO, 7, b"")):
+        rig.ask(UNLINK, b"a-journal\0")
+        assert rig.answer() == expected
+    rig.ask(UNLINK, b"a-journal\0")
+    with pytest.raises(BlockingIOError):
+        rig.answer()
+    assert rig.steps == 0

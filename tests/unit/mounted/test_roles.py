@@ -134,7 +134,7 @@ def test_a_log_that_grew_on_a_replica_is_known_after_promotion(mounted: Make) ->
     db = sqlite3.connect(node.mnt / "a.db", isolation_level=None)
     db.execute("INSERT INTO t VALUES (2)")
     demote(node)
-    (node.mnt / "a.db").stat()
+    node.wait_for(lambda: node.state.node[NodeWord.MOUNT_SLEEPING])  # it looks at its role when it wakes
     generation = int(node.words("a.db")[Word.WAL_GEN])
     node.wait_for(lambda: os.path.exists(node.mnt / ".role"))
     node.state.node[NodeWord.PROMOTIONS] += 1

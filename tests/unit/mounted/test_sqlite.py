@@ -290,3 +290,82 @@ def test_a_full_disk_is_told_to_the_program_before_the_reserve_is_touched(mounte
     with pytest.raises(sqlite3.OperationalError, match="full"):
         db.execute("CREATE TABLE t (x)")
     assert node.state.node[19] > 0
+
+
+def test_the_journal_of_a_transaction_is_gone_after_it_and_its_file_serves_the_next(shared: MountedNode) -> None:
+    path, backing = shared.mnt / "kept.db", shared.data / "dbs/kept.db/journal"
+    db = connect(path, "delete")
+    fill(db, 3)
+    kept = backing.stat().st_ino
+    assert not os.path.lexists(f"{path}-journal") and "kept.db-journal" not in os.listdir(shared.mnt)
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("DELETE FROM t")
+    assert 0 < os.stat(f"{path}-journal").st_size <= backing.stat().st_size
+    db.execute("ROLLBACK")
+    assert backing.stat().st_ino == kept
+    assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)
+    db.close()
+
+
+def test_a_recovery_that_removed_the_kept_journal_is_noticed(shared: MountedNode) -> None:
+    path, backing = shared.mnt / "removed.db", shared.data / "dbs/removed.db/journal"
+    db = connect(path, "delete")
+    fill(db, 3)
+    backing.unlink()
+    fill(db, 3)
+    assert backing.exists() and db.execute("SELECT count(*) FROM t").fetchone() == (6,)
+    db.close()
+
+
+def test_a_kept_journal_goes_with_its_database(shared: MountedNode) -> None:
+    path, backing = shared.mnt / "goes.db", shared.data / "dbs/goes.db/journal"
+    for _ in range(2):
+        db = connect(path, "delete")
+        fill(db, 3)
+        db.close()
+        assert backing.exists()
+        path.unlink()
+        assert not backing.exists()
+
+
+def test_a_transaction_over_two_databases_leaves_no_kept_journal(shared: MountedNode) -> None:
+    db = connect(shared.mnt / "both-1.db", "delete")
+    db.execute("ATTACH ? AS other", (str(shared.mnt / "both-2.db"),))
+    db.execute("PRAGMA other.journal_mode=delete")
+    db.execute("CREATE TABLE t (v)")
+    db.execute("CREATE TABLE other.t2 (v)")
+    db.execute("BEGIN")
+    db.execute("INSERT INTO t VALUES (1)")
+    db.execute("INSERT INTO t2 VALUES (1)")
+    db.execute("COMMIT")
+    assert not any((shared.data / f"dbs/both-{n}.db/journal").exists() for n in (1, 2))
+    db.close()
+
+
+@pytest.mark.parametrize("spilled", [3, 40, 160])
+def test_files_as_a_power_cut_leaves_them_roll_back_to_the_last_commit(
+    shared: MountedNode, tmp_path: Path, spilled: int
+) -> None:
+    name = f"cut-{spilled}.db"
+    folder = shared.data / "dbs" / name
+    db = connect(shared.mnt / name, "delete")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, round INTEGER, body BLOB)")
+    db.executemany("INSERT INTO t VALUES (?, 0, zeroblob(3000))", [(number,) for number in range(200)])
+    db.execute("UPDATE t SET round = 1")  # the kept file is long now
+    assert (folder / "journal").stat().st_size > 200 * 4096
+    db.execute("PRAGMA cache_size=5")
+    for committed in range(1, 4):
+        db.execute("BEGIN")
+        db.execute(
+            "UPDATE t SET round = ? WHERE id < ?", (committed + 1, spilled)
+        )  # more than the cache: pages are written
+        shutil.copy(folder / "database", tmp_path / "copy.db")
+        shutil.copy(folder / "journal", tmp_path / "copy.db-journal")
+        copy = sqlite3.connect(tmp_path / "copy.db")
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rounds = {row for (row,) in copy.execute("SELECT round FROM t WHERE id < ?", (spilled,))}
+        assert rounds == {committed}
+        copy.close()
+        db.execute("COMMIT")
+    db.close()

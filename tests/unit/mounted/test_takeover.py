@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -94,7 +95,10 @@ def test_pages_written_before_a_kill_are_in_the_spool_after_it(mounted: Make) ->
     assert sum(length for _offset, length in spool.ranges) == len(image)
 
 
-@pytest.mark.parametrize("failpoint", ["mount.before-spool", "mount.after-spool", "mount.after-announce"])
+@pytest.mark.parametrize(
+    "failpoint",
+    ["mount.before-spool", "mount.after-spool", "mount.after-announce", "mount.before-keep", "mount.after-keep"],
+)
 def test_a_kill_inside_a_commit_loses_no_page(
     mounted: Make, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, failpoint: str
 ) -> None:
@@ -112,6 +116,56 @@ def test_a_kill_inside_a_commit_loses_no_page(
         for offset, data in read_spool(node.spool(0, seq)).read():
             image[offset : offset + len(data)] = data
     assert bytes(image) == (node.data / "dbs/a.db/database").read_bytes()
+
+
+_UPDATER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+db.execute("PRAGMA synchronous=FULL")
+db.execute("UPDATE t SET round = ? WHERE id < ?", sys.argv[2:])
+"""
+
+
+def test_a_reused_journal_rolls_back_its_own_transaction_and_nothing_older(
+    mounted: Make, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, copies = tmp_path_factory.mktemp("failpoints"), tmp_path_factory.mktemp("copies")
+    monkeypatch.setenv("SQLITECLUSTER_FAILPOINTS", str(folder))
+    node = mounted(capture=False)
+    backing = node.data / "dbs/a.db"
+    db = Program(node.mnt / "a.db")
+    db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, round INTEGER, body BLOB)")
+    db.execute(
+        "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)"
+        " INSERT INTO t SELECT i, 0, zeroblob(3000) FROM n"
+    )
+    db.execute("UPDATE t SET round = 1")
+    db.close()
+    inode = (backing / "journal").stat().st_ino
+    (folder / "mount.before-spool").touch()
+    writer = subprocess.Popen([sys.executable, "-c", _UPDATER, str(node.mnt / "a.db"), "2", "20"])
+    node.wait_dead()
+    shutil.copy(backing / "database", copies / "a.db")
+    shutil.copy(backing / "journal", copies / "a.db-journal")
+    assert (backing / "journal").stat().st_ino == inode and (backing / "journal").stat().st_size > 100 * 4096
+    copy = sqlite3.connect(copies / "a.db")
+    assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert copy.execute("SELECT max(round) FROM t").fetchone() == (1,)
+    copy.close()
+    node.serve()
+    assert writer.wait(60) == 0
+
+
+def test_a_successor_uses_the_kept_journal_and_shows_it_to_nobody(mounted: Make) -> None:
+    node = mounted()
+    write = [sys.executable, "-c", _WRITER, str(node.mnt / "a.db"), "delete", "3"]
+    subprocess.run(write, check=True)
+    kept = (node.data / "dbs/a.db/journal").stat().st_ino
+    node.kill()
+    node.serve()
+    assert os.listdir(node.mnt) == ["a.db"]
+    subprocess.run(write, check=True)
+    assert (node.data / "dbs/a.db/journal").stat().st_ino == kept
 
 
 def test_an_unlinked_open_file_is_still_there_for_its_user(mounted: Make, python: Callable[[str], str]) -> None:
