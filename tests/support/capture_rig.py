@@ -49,7 +49,7 @@ class Rig:
             Bell(self._fds[2], self.state, NodeWord.REPLICATOR_SLEEPING),
         )
         self.store = NodeStore(self.data)
-        config = NodeConfig(name="n1", data_dir=self.data, mount_dir=self.mnt)
+        config = NodeConfig(name="n1", data_dir=self.data, mount_dir=self.mnt, runtime_dir=folder / "run")
         self.node = NodeServices(config=config, store=self.store, state=self.state, bells=bells, mount_dir=self.mnt)
         self.databases: dict[str, RigDatabase] = {}
 
