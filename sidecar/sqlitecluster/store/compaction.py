@@ -60,6 +60,8 @@ def _candidates(database: DatabaseStore, level: int) -> list[LTXFileInfo]:
     for info in files:
         if info.level != level - 1 or info.max_txid <= done or info.is_snapshot:
             continue
+        if info.max_txid > database.certain:
+            break
         this = _page_size(database.files.file_path(info))
         joins = chosen and info.min_txid == chosen[-1].max_txid + 1 and this == page_size
         if not joins or len(chosen) >= MAX_FILES or size + info.size > MAX_BYTES:

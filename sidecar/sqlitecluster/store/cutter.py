@@ -6,6 +6,7 @@ Rules:
     3. A reset of the chain waits for a running cut (``upkeep``): no blob is released twice.
     4. Blobs of a segment whose sync failed are verified before they are stored anew.
     5. One blob becomes a file as it is, with its WAL fields; joined ones lose them.
+    6. A transaction in doubt is a file of its own (``Marks.certain``).
 
 Called by the housekeeper, and by ``NodeStore.close`` for a clean stop.
 """
@@ -41,7 +42,7 @@ def cut(database: DatabaseStore, log: NodeLog) -> int:
 
 def _cut(database: DatabaseStore, log: NodeLog) -> int:
     files = 0
-    for entries, blobs in _groups(database.tail.uncut()):
+    for entries, blobs in _groups(database.tail.uncut(), database.certain):
         _write(database, entries, blobs)
         failpoints.hit("cutter.before-release")
         database.tail.mark_cut(entries)
@@ -66,7 +67,7 @@ def _write(database: DatabaseStore, entries: list[Entry], blobs: list[bytes]) ->
     database.files.install(0, entries[0].min_txid, entries[-1].max_txid, (joined,))
 
 
-def _groups(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[bytes]]]:
+def _groups(entries: list[Entry], certain: int) -> Iterator[tuple[list[Entry], list[bytes]]]:
     group: list[Entry] = []
     blobs: list[bytes] = []
     size = 0
@@ -77,7 +78,7 @@ def _groups(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[bytes]]]:
         if entry.place.segment.in_doubt:
             check(blob, entry.min_txid, entry.max_txid)  # what could not be synced may not be what was written
         full = len(group) >= MAX_BLOBS or size + len(blob) > MAX_BYTES
-        if group and (full or blob[_PAGE_SIZE_AT] != blobs[-1][_PAGE_SIZE_AT] or not _joins(group[-1], entry)):
+        if group and (full or blob[_PAGE_SIZE_AT] != blobs[-1][_PAGE_SIZE_AT] or not _joins(group[-1], entry, certain)):
             yield group, blobs
             group, blobs, size = [], [], 0
         group.append(entry)
@@ -87,10 +88,10 @@ def _groups(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[bytes]]]:
         yield group, blobs
 
 
-def _joins(before: Entry, after: Entry) -> bool:
-    """A gap (a large transaction went straight to a file) starts a new file; a snapshot stays alone.
+def _joins(before: Entry, after: Entry, certain: int) -> bool:
+    """A gap (a large transaction went straight to a file) starts a new file. Snapshots and what is in doubt stay alone.
 
     Joined with a snapshot, increments would be a snapshot too: whoever needs only them
     would have to take in the whole database.
     """
-    return after.min_txid == before.max_txid + 1 and before.min_txid != 1
+    return after.min_txid == before.max_txid + 1 and before.min_txid != 1 and after.max_txid <= certain

@@ -95,6 +95,15 @@ class Marks:
         self._words[StateWord.COMMIT_LIMIT] = 0 if txid is None else txid + 1
 
     @property
+    def certain(self) -> int:
+        """The newest transaction that is not in doubt. What follows it is never joined with it: a node that may
+        show only what is certain could not find that state again in its files.
+        """
+        if (limit := self.commit_limit) is not None:
+            return limit
+        return self.in_flight - 1 if self.in_flight else self.position.txid
+
+    @property
     def after_power_cut(self) -> bool:
         """Whether the machine went down without an orderly stop, and recovery is not finished."""
         return bool(self._words[StateWord.POWER_CUT])

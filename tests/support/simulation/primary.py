@@ -186,6 +186,8 @@ class Primary(Capturing):
         if was_open:
             self.own_image(self.pages)
             node.replica.adopt(self.pages, self.shown())
+        else:
+            node.replica.queue_rest()  # what it began with, and could not open with
         node.store.epoch = 0
 
     def shown(self) -> Position:

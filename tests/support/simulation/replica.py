@@ -90,10 +90,12 @@ class Replica:
         database.set_wal_owner(1)
         database.set_applied(self.shown.txid, self.shown.checksum)
         database.set_durable(self.shown.txid)
-        self._queue_rest()
+        self.queue_rest()
 
-    def _queue_rest(self) -> None:
+    def queue_rest(self) -> None:
         """What is in the log and not shown waits."""
+        if self._hidden is not None:
+            return
         self.pending = Pending(self.shown.txid)
         for blob in self.node.database.since(self.shown.txid) or ():
             file = decode(blob)
@@ -188,6 +190,8 @@ class Replica:
             self._show([(file, file.trailer.post_apply)])
             self.acknowledge()
             return
+        if database.commit_limit is None:
+            database.set_commit_limit(self.shown.txid)
         self.pending.add(header.min_txid, header.max_txid, (file, file.trailer.post_apply))
         node.later(node.world.sync_delay(), self.acknowledge)
 
@@ -207,6 +211,9 @@ class Replica:
             if txid < self._hidden_at.txid:
                 return
             self.pages, self.shown, self._hidden = self._hidden, self._hidden_at, None
+        database = self.node.database
+        if (limit := database.commit_limit) is not None and txid > limit:
+            database.set_commit_limit(txid)
         if not self.node.wants_snapshot:
             self._show(self.pending.commit(txid))
 
@@ -272,7 +279,7 @@ class Replica:
         database.set_wal_owner(1)
         database.set_applied(shown.txid, shown.checksum)
         database.set_durable(shown.txid)
-        self._queue_rest()
+        self.queue_rest()
 
     def everything(self) -> list[bytes]:
         """The image at the log's position."""

@@ -129,6 +129,36 @@ def test_level_one_joins_what_level_zero_holds(tmp_path: Path) -> None:
     assert compaction.compact_level(model.store, 1) is None
 
 
+def spans(model: Model) -> list[tuple[int, int]]:
+    return [(info.min_txid, info.max_txid) for info in model.store.files.files]
+
+
+def test_what_a_replica_may_not_show_yet_is_not_joined_with_what_it_shows(tmp_path: Path) -> None:
+    store, model = make(tmp_path, ring_bytes=0)
+    model.write_many(8)
+    model.store.set_commit_limit(5)
+    cutter.cut(model.store, store.log)
+    assert spans(model) == [(1, 1), (2, 5), (6, 6), (7, 7), (8, 8)]
+
+
+def test_a_commit_in_flight_is_a_file_of_its_own(tmp_path: Path) -> None:
+    store, model = make(tmp_path, ring_bytes=0)
+    model.write_many(6)
+    model.store.set_in_flight(7)
+    model.write_many(1)
+    cutter.cut(model.store, store.log)
+    assert spans(model) == [(1, 1), (2, 6), (7, 7)]
+
+
+def test_files_in_doubt_are_not_joined_later_either(tmp_path: Path) -> None:
+    store, model = make(tmp_path, ring_bytes=0)
+    model.store.set_commit_limit(1)
+    cut_many(store, model, 6)
+    model.store.set_commit_limit(9)
+    info = compaction.compact_level(model.store, 1)
+    assert info is not None and (info.min_txid, info.max_txid) == (2, 9)
+
+
 def test_level_two_joins_level_one(tmp_path: Path) -> None:
     store, model = make(tmp_path, ring_bytes=0)
     for _ in range(4):
