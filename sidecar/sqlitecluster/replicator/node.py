@@ -52,7 +52,7 @@ from sqlitecluster.replicator.services import (
     Problem,
     SupervisorLink,
 )
-from sqlitecluster.replicator.snapshot_send import read_pages
+from sqlitecluster.replicator.snapshot_send import read_pages, read_settled
 from sqlitecluster.replicator.stream_server import Positions, ReplicaStream, StreamHub
 from sqlitecluster.replicator.verify_api import VerifyApi
 from sqlitecluster.replicator.verifying import BackgroundVerifier
@@ -126,7 +126,7 @@ class Replicator:
         retention = config.retention
         policy = RetentionPolicy(age_s=retention.age_s, size_bytes=retention.size_bytes)
         self._housekeeper = Housekeeper(node.store, policy, retention.interval_s, config.scrub_interval_s)
-        self._hub = StreamHub(node, self.hello, self._counters, self._executor, read_pages)
+        self._hub = StreamHub(node, self.hello, self._counters, self._executor, read_settled)
         self._parts = Parts(node, self._hub, self._counters, self._lag, self.hello, self._executor, self._epochs)
         self.roles = Roles(self._parts)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()

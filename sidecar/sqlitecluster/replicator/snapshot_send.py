@@ -16,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from sqlitecluster.ltx import HEADER_SIZE, Header, decode
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.decide import Reason
 from sqlitecluster.replication.pages import batch_pages, encode_pages
 from sqlitecluster.replication.wire import FrameType, SnapshotInfo
-from sqlitecluster.store.snapshot import SnapshotReader
+from sqlitecluster.store.snapshot import LogicalImage, SnapshotReader
 
 if TYPE_CHECKING:
+    from sqlitecluster.replication.position import Position
     from sqlitecluster.store.database import DatabaseStore
 
 Pages = Iterable[Sequence[tuple[int, bytes]]]
@@ -33,6 +35,37 @@ def read_pages(db: DatabaseStore) -> Pages:
     """The committed pages of a database, while programs write it."""
     paths = (db.dir / "database", db.dir / "wal")
     return SnapshotReader(*paths, db.checksums, db.commit, before=lambda: db.sums_before).batches()
+
+
+def read_settled(db: DatabaseStore) -> Pages:
+    """The same, also of a node that may not show all that is in its log.
+
+    A new primary gives that to the members before it opens, and some of them may need a snapshot
+    first: it is of what is shown, the rest follows and waits.
+    """
+    settled = db.settled
+    if settled == db.position or db.in_flight:
+        return read_pages(db)
+    paths = (db.dir / "database", db.dir / "wal")
+    image = LogicalImage(*paths, db.checksums)
+    image.refresh()
+    shown = {pgno: image.checksum_now(pgno) for pgno in _pages_after(db, settled.txid)}
+    return SnapshotReader(*paths, db.checksums, _commit_at(db, settled), before=lambda: shown).batches()
+
+
+def _pages_after(db: DatabaseStore, txid: int) -> set[int]:
+    """Pages that transactions behind ``txid`` change."""
+    return {pgno for blob in db.since(txid) or () for pgno, _page in decode(blob, verify=False).pages}
+
+
+def _commit_at(db: DatabaseStore, position: Position) -> int:
+    """Pages of the database at a position that is, or was, its newest."""
+    if position == db.position or not position.txid:
+        return db.commit
+    piece = db.next_after(position.txid - 1)
+    data = db.read(piece) if piece is not None else None
+    header = Header.parse(data[:HEADER_SIZE]) if data is not None else None
+    return header.commit if header is not None and header.max_txid == position.txid else db.commit
 
 
 class SnapshotSender:
@@ -66,4 +99,5 @@ class SnapshotSender:
     def _info(self, page_size: int) -> SnapshotInfo:
         """At the beginning where increments start, at the end how far they must reach."""
         db = self._db
-        return SnapshotInfo(page_size, db.commit, db.settled, db.timestamp_ms, int(self._reason))
+        settled = db.settled
+        return SnapshotInfo(page_size, _commit_at(db, settled), settled, db.timestamp_ms, int(self._reason))

@@ -81,6 +81,9 @@ class Marks:
     @property
     def settled(self) -> Position:
         """The newest transaction that programs of this node can see."""
+        limit = self.commit_limit
+        if self._settled is None and limit is not None and self.applied == limit < self.position.txid:
+            return Position(limit, int(self._words[StateWord.APPLIED_CHECKSUM]))
         return self._settled or self.position
 
     @property

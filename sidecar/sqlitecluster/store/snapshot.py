@@ -91,6 +91,13 @@ class LogicalImage:
                 return page
         return b"" if pgno > self.checksums.count else None
 
+    def checksum_now(self, pgno: int) -> int:
+        """Of what readers see in a page, whatever it should be; 0 where there is none."""
+        at = self._lookup(pgno)
+        path, offset = (self._wal_path, at) if at is not None else (self._database_path, (pgno - 1) * self.page_size)
+        page = self._pread(path, self.page_size, offset)
+        return page_checksum(pgno, page) if len(page) == self.page_size else 0
+
     def _fits(self, pgno: int, checksum: int) -> bool:
         return checksum in (self.checksums.get(pgno) or None, self.before().get(pgno))
 

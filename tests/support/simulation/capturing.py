@@ -156,8 +156,9 @@ class Capturing:
             node.world.note_operations(piece.blob, self._log_content)
 
     def captured_pages(self) -> Sequence[bytes]:
-        """For a snapshot."""
-        return list(self._log_pages)
+        """For a snapshot: what is shown, until this node opened; the rest follows."""
+        database = self.node.database
+        return list(self._log_pages if database.settled == database.position else self.node.replica.pages)
 
     def _send(self) -> None:
         """Replicas get what is new."""

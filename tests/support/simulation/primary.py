@@ -158,6 +158,7 @@ class Primary(Capturing):
             self.wal = NodeWal(node)
             self.wal.generation = node.world.next_generation()
             node.database.set_wal_mark(0, 0, 0, 0)
+            node.database.set_commit_limit(None)
             node.words[NodeWord.ROLE] = ROLE_PRIMARY
         self.draining = False
         node.world.opened(node, self.epoch, self.content)

@@ -66,6 +66,8 @@ class Replica:
                 self._capture_rest()
             self.shown = database.position
         self._settle()
+        if node.world.quorum and not node.wants_snapshot:
+            self._make_checksums()  # as recovery does after a power cut: the array may be older than the pages
 
     def _settle(self) -> None:
         """The database file is what is shown, without a log beside it."""
@@ -91,6 +93,13 @@ class Replica:
         database.set_applied(self.shown.txid, self.shown.checksum)
         database.set_durable(self.shown.txid)
         self.queue_rest()
+
+    def _make_checksums(self) -> None:
+        """Of the pages at the log's position."""
+        pages, checksums = self.everything(), self.node.database.checksums
+        checksums.reset(PAGE_SIZE)
+        checksums.set_many(range(1, len(pages) + 1), page_checksums(range(1, len(pages) + 1), pages))
+        checksums.mark(self.node.database.position.txid)
 
     def queue_rest(self) -> None:
         """What is in the log and not shown waits."""

@@ -54,13 +54,16 @@ class Pipe:
     def __init__(self, stream: Stream, source: Node, target: Node, arrived: Callable[[bytes], None]) -> None:
         self._stream, self._source, self._target, self._arrived = stream, source, target, arrived
         self._last = 0.0
+        self._is_stuck = False
 
     def send(self, data: bytes) -> None:
         """Bytes on their way."""
         world = self._source.world
         ready = world.network.arrival(self._source, self._target)
-        if ready is None or ready > world.time + SILENCE_S:
-            world.after(SILENCE_S, self._stream.end)
+        if self._is_stuck or ready is None or ready > world.time + SILENCE_S:
+            if not self._is_stuck:
+                self._is_stuck = True  # what follows lost bytes never overtakes them
+                world.after(SILENCE_S, self._stream.end)
             return
         self._last = max(self._last, ready)
         world.at(self._last, lambda: self._deliver(data))
