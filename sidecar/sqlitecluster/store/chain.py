@@ -5,7 +5,8 @@ Rules:
        keep a position whose newest file turned out damaged (it is known, just not in files).
     2. A blob of the log that does not continue the chain goes to lost+found.
     3. The newest file is verified; the others are when they are read.
-    4. Words that are new beside transactions that are not were lost in a power cut.
+    4. Words that are new beside transactions that are not were lost in a power cut. Whose image it is, if they
+       do not say that, is told by who captured the newest transaction.
 
 Called by ``database.DatabaseStore`` when it is opened.
 """
@@ -23,7 +24,7 @@ from sqlitecluster.ltx import HEADER_SIZE, TRAILER_SIZE, Decoder, Header, Traile
 from sqlitecluster.replication.position import ZERO, Position
 from sqlitecluster.store import boot
 from sqlitecluster.store.log import Logged
-from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR, StateWord
+from sqlitecluster.store.state import OWNER_NONE, OWNER_PROGRAMS, OWNER_SIDECAR, StateWord
 from sqlitecluster.store.tail import Entry
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
     written_by = last or header
-    if lost and written_by is not None:
+    if (lost or words[StateWord.OWNER] == OWNER_NONE) and written_by is not None:
         words[StateWord.OWNER] = OWNER_PROGRAMS if written_by.node_id == node.node_id else OWNER_SIDECAR
     if last is not None and _is_own(last, node, database) and not (trusted and database.owner == OWNER_SIDECAR):
         _set_wal_mark(database, last)  # a replica may get back what it captured itself, in an earlier role
