@@ -12,6 +12,7 @@ from sqlitecluster import failpoints
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import compaction, cutter
 from sqlitecluster.store.node import NodeStore
+from sqlitecluster.store.state import OWNER_PROGRAMS, OWNER_SIDECAR
 from support.store_model import Model, make, rebuilt
 
 
@@ -162,6 +163,22 @@ def test_after_a_power_cut_lost_checksums_ask_for_a_comparison(tmp_path: Path, m
     assert db.position == Position(9, model.checksum())
     assert db.checksums.count == 0
     assert db.needs_compare
+
+
+@pytest.mark.parametrize(("is_own", "owner"), [(True, OWNER_PROGRAMS), (False, OWNER_SIDECAR)])
+def test_whose_image_it_is_is_told_by_the_history_when_the_words_are_older_than_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool, owner: int
+) -> None:
+    """Else a torn image of a replica would be taken for what programs wrote."""
+    store, model = make(tmp_path)
+    shutil.copy(tmp_path / "dbs/app.db/state", tmp_path / "first-state")
+    model.write({1: b"SQLite format 3\0"}, node_id=store.node_id if is_own else store.node_id ^ 1)
+    store.log.sync()
+    shutil.copy(tmp_path / "first-state", tmp_path / "dbs/app.db/state")
+    power_cut(monkeypatch)
+    db = make(tmp_path)[0].open("app.db")
+    assert db.position == Position(1, model.checksum())
+    assert db.owner == owner
 
 
 def test_after_a_power_cut_old_words_are_corrected_by_the_chain(
