@@ -61,7 +61,8 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
         reached, header = known, None
     reached, last = _join(database, node, leftovers, reached)
     written_by = last or header
-    if (lost or words[StateWord.OWNER] == OWNER_NONE) and written_by is not None:
+    unknown = not trusted and words[StateWord.OWNER] == OWNER_NONE and (database.dir / "database").exists()
+    if (lost or unknown) and written_by is not None:
         words[StateWord.OWNER] = OWNER_PROGRAMS if written_by.node_id == node.node_id else OWNER_SIDECAR
     if last is not None and _is_own(last, node, database) and not (trusted and database.owner == OWNER_SIDECAR):
         _set_wal_mark(database, last)  # a replica may get back what it captured itself, in an earlier role

@@ -171,7 +171,9 @@ def test_whose_image_it_is_is_told_by_the_history_when_the_words_are_older_than_
 ) -> None:
     """Else a torn image of a replica would be taken for what programs wrote."""
     store, model = make(tmp_path)
+    model.store.state.touch()  # the first write of its words
     shutil.copy(tmp_path / "dbs/app.db/state", tmp_path / "first-state")
+    (tmp_path / "dbs/app.db/database").write_bytes(b"torn")
     model.write({1: b"SQLite format 3\0"}, node_id=store.node_id if is_own else store.node_id ^ 1)
     store.log.sync()
     shutil.copy(tmp_path / "first-state", tmp_path / "dbs/app.db/state")
