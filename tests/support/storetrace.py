@@ -126,9 +126,11 @@ class Work:
     def step(self, name: str) -> None:
         """One step, by its name."""
         self.clock.seconds += self.rng.choice((0.05, 1.0, 30.0))
-        getattr(self, name)(self.rng.choice(list(self.bases.values())))
-        for base in self.bases.values():
-            self.note("reach", base, _reach(base.model.store))
+        try:
+            getattr(self, name)(self.rng.choice(list(self.bases.values())))
+        finally:  # also what failed in the middle may have removed files
+            for base in self.bases.values():
+                self.note("reach", base, _reach(base.model.store))
 
     # -- going on ---------------------------------------------------------------------
 
