@@ -57,8 +57,9 @@ class ChecksumArray:
             cells[_Head.MAGIC] = _MAGIC
         elif cells[_Head.MAGIC] != _MAGIC:
             raise CorruptStore(f"{path}: not a file of page checksums")
-        if not self.trusted:  # entries beyond ``count`` are 0; a power cut may have kept one and lost the other
-            self._file.array[_Head.WORDS + self.count :] = 0
+        # Entries beyond ``count`` are 0. A power cut may have kept them and lost the head, also the word ``CLEAN``.
+        if (self.clean or not self.trusted) and (beyond := self._file.array[_Head.WORDS + self.count :]).any():
+            beyond[:] = 0
         self._lock_page = lock_page(self.page_size) if self.page_size else 0
 
     @property

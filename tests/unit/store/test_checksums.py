@@ -101,3 +101,15 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checksums").write_bytes(b"something else entirely".ljust(8192, b"!"))
     with pytest.raises(CorruptStore):
         make(tmp_path)
+
+
+def test_entries_that_a_power_cut_left_without_their_head_do_not_count(tmp_path: Path) -> None:
+    """The head says that all is clean and empty; of the entries some are on the disk."""
+    make(tmp_path)
+    with open(tmp_path / "checksums", "r+b") as file:
+        file.seek(4096 + 8)
+        file.write((12345).to_bytes(8, "little"))
+    array = make(tmp_path)
+    array.reset(512)
+    array.set_many([1, 2, 3], [7, 8, 9])
+    assert array.rolling == fold({1: 7, 2: 8, 3: 9}) and array.adds_up
