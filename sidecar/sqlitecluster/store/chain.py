@@ -64,7 +64,10 @@ def load(database: DatabaseStore, node: NodeStore) -> None:
     unknown = not trusted and words[StateWord.OWNER] == OWNER_NONE and (database.dir / "database").exists()
     if (lost or unknown) and written_by is not None:
         words[StateWord.OWNER] = OWNER_PROGRAMS if written_by.node_id == node.node_id else OWNER_SIDECAR
-    if last is not None and _is_own(last, node, database) and not (trusted and database.owner == OWNER_SIDECAR):
+    newer = (
+        last is not None and not trusted and last.max_txid > known.txid
+    )  # than the words: they may be of another role
+    if last is not None and _is_own(last, node, database) and (newer or database.owner != OWNER_SIDECAR):
         _set_wal_mark(database, last)  # a replica may get back what it captured itself, in an earlier role
     _set(database, reached, last or header, trusted and reached == known)
 

@@ -74,12 +74,13 @@ class Replica:
         database = self.node.database
         total = fold(page_checksums(range(1, len(self.pages) + 1), self.pages)) if self.pages else 0
         if self._hidden is not None:
-            self.node.primary.own_image(self._hidden)
-            database.set_wal_owner(1)
             database.set_wal_mark(0, 0, 0, 0)
             database.set_wal_owner(1)
             database.set_applied(self._hidden_at.txid, self._hidden_at.checksum)
             database.set_durable(self._hidden_at.txid)
+            database.set_commit_limit(self._hidden_at.txid - 1)  # another start must not show it either
+            database.flush()
+            self.node.primary.own_image(self._hidden)
             self.pending = Pending()
             return
         if not self.pages or total != self.shown.checksum:
@@ -167,7 +168,11 @@ class Replica:
                     if file.header.max_txid <= upto:
                         _apply(candidate, dict(file.pages), file.header.commit)
             if candidate and fold(page_checksums(range(1, len(candidate) + 1), candidate)) == posts[upto]:
-                self.pages, self.shown = candidate, Position(upto, posts[upto])
+                limit = database.commit_limit
+                if database.owner == OWNER_SIDECAR and limit is not None and limit < upto:
+                    self._hidden, self._hidden_at = candidate, Position(upto, posts[upto])
+                else:
+                    self.pages, self.shown = candidate, Position(upto, posts[upto])
                 return
         for file in files:
             _apply(pages, dict(file.pages), file.header.commit)
@@ -264,6 +269,8 @@ class Replica:
         self.pages = [data[at : at + PAGE_SIZE] for at in range(0, len(data), PAGE_SIZE)]
         self.shown, self._hidden = stage.position, None
         node.wants_snapshot = node.resync = False
+        if database.commit_limit is not None:
+            database.set_commit_limit(stage.position.txid)
         self._write_all()
         database.reset(
             stage.position, page_size=PAGE_SIZE, commit=len(self.pages), timestamp_ms=stage.timestamp_ms,

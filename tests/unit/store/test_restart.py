@@ -283,3 +283,26 @@ def test_a_thousand_databases_hold_no_descriptor_each(tmp_path: Path) -> None:
         Model(store.open(f"db{n}")).write({1: b"SQLite format 3\0"})
     assert len(os.listdir("/proc/self/fd")) < before + 10
     assert sum(db.position.txid for db in store.opened()) == 1000
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_primary_of_the_past_keeps_its_image_through_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_noted: bool
+) -> None:
+    """What it captured itself is the newest; only words older than that may be of its time as a replica before."""
+    store, model = make(tmp_path)
+    model.write({1: b"SQLite format 3\0"})
+    model.store.set_applied(1)
+    model.store.flush()
+    shutil.copy(tmp_path / "dbs/app.db/state", tmp_path / "as-replica")
+    model.write({1: b"captured"}, node_id=store.node_id, wal_offset=32, wal_size=536, wal_salt1=5, wal_salt2=6)
+    if is_noted:
+        model.store.set_applied(2)  # demoted
+        model.store.flush()
+    else:
+        store.log.sync()
+        shutil.copy(tmp_path / "as-replica", tmp_path / "dbs/app.db/state")
+    power_cut(monkeypatch)
+    db = make(tmp_path)[0].open("app.db")
+    assert db.position == Position(2, model.checksum())
+    assert db.owner == (OWNER_SIDECAR if is_noted else OWNER_PROGRAMS)
