@@ -82,6 +82,7 @@ class Replica:
             database.flush()
             self.node.primary.own_image(self._hidden)
             self.pending = Pending()
+            self._add_rest(self._hidden_at.txid)
             return
         if not self.pages or total != self.shown.checksum:
             self.node.world.say(f"{self.node.name}: image and position {self.shown} do not agree")
@@ -107,9 +108,12 @@ class Replica:
         if self._hidden is not None:
             return
         self.pending = Pending(self.shown.txid)
-        for blob in self.node.database.since(self.shown.txid) or ():
+        self._add_rest(self.shown.txid)
+
+    def _add_rest(self, txid: int) -> None:
+        for blob in self.node.database.since(txid) or ():
             file = decode(blob)
-            if file.header.max_txid > self.shown.txid:
+            if file.header.max_txid > txid:
                 self.pending.add(file.header.min_txid, file.header.max_txid, (file, file.trailer.post_apply))
 
     def _read(self) -> list[bytes]:
