@@ -66,8 +66,9 @@ class Replica:
                 self._capture_rest()
             self.shown = database.position
         self._settle()
-        if node.world.quorum and not node.wants_snapshot:
-            self._make_checksums()  # as recovery does after a power cut: the array may be older than the pages
+        if not node.wants_snapshot:
+            self._make_checksums()  # as the comparison does after a power cut: the array may be older than the pages
+            database.set_needs_compare(False)
 
     def _settle(self) -> None:
         """The database file is what is shown, without a log beside it."""
