@@ -8,6 +8,7 @@ comes after:
     next-writer      another connection commits
     checkpoint       a passive checkpoint, then a commit that restarts the log
     last-close       every other connection closes; SQLite removes the log
+    slow-close       the same, with time between the removal of the wal-index and that of the log
     truncate         a TRUNCATE checkpoint, then a commit
     recovery         nobody else has it open: the next one recovers the log, and may find the commit
     mount-killed     the node's mount process dies, then another connection commits
@@ -43,6 +44,8 @@ from support.lane import Run
 
 KILLS_OF_A_CLUSTER: Final = 12
 LIMIT_S: Final = 60.0
+SLOW_CLOSE_S: Final = 0.4
+"""Much longer than the moment of quiet after which the sidecar looks at what no wal-index speaks of."""
 QUORUM: Final = {"mode": "Quorum", "acks": 1}
 BUSY: Final = ("locked", "busy")
 
@@ -141,6 +144,22 @@ def last_close(scene: Scene) -> None:
     scene.open()
 
 
+def slow_close(scene: Scene) -> None:
+    """The last connection is held up after it removed the wal-index; replicas are watched meanwhile."""
+    command = [sys.executable, "-m", "support.slowcloser", str(scene.path), str(SLOW_CLOSE_S)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as last:
+        assert last.stdout is not None
+        assert last.stdout.readline() == "open\n"
+        scene.close()
+        assert last.stdin is not None
+        last.stdin.close()
+        while last.poll() is None:
+            for node in scene.cluster.followers:
+                scene.see(node.name, rows_of(node.mount / scene.name))
+    assert last.returncode == 0
+    scene.open()
+
+
 def truncate(scene: Scene) -> None:
     """The log is emptied."""
     scene.others[0].execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -191,6 +210,7 @@ AFTER: Final[dict[str, Callable[[Scene], None]]] = {
     "next-writer": next_writer,
     "checkpoint": checkpoint,
     "last-close": last_close,
+    "slow-close": slow_close,
     "truncate": truncate,
     "recovery": recovery,
     "mount-killed": killed("mount"),
@@ -212,7 +232,7 @@ def one_kill(run: Run, cluster: Cluster, point: str, after: str, number: int) ->
     """A program dies, something happens, all is judged."""
     rng = run.rng(f"kill {number}")
     name = f"f{number}.db"
-    scene = Scene(run, cluster, name, run.folder / f"record-{number}")
+    scene = Scene(run, cluster, name, cluster.folder / f"record-{number}")
     where = f"kill {number + 1} ({point}, then {after})"
     db = scene.open()
     db.execute("PRAGMA journal_mode=WAL").fetchall()

@@ -92,6 +92,8 @@ class Naming:
             if file is database.journal:
                 self._context.journals_removed.add(os.path.dirname(file.path))
                 database.journal.end_reuse()
+            elif file is database.shm:
+                database.words[Word.INDEX_GONE] = database.words[Word.WAL_GEN] + 1
             self._tree.put_aside(file)
             database.detach(file.kind)
         if file.kind is not Kind.SHM:

@@ -10,9 +10,10 @@ another proof.
               to be replaced, every published frame was written back into the database first
     SILENT    no wal-index speaks: EXCLUSIVE locking keeps it in the program's memory, or
               no program has the database open (the next one to open it publishes all)
-    CLOSING   somebody holds EXCLUSIVE, and the wal-index belongs to this content: the last program
-              closes (it drops what is not published), or one that keeps its index to itself goes
-              on beside an old one. A close does not last ``CLOSING_S`` without a write.
+    CLOSING   somebody holds EXCLUSIVE, and the wal-index belongs to this content or was just removed:
+              the last program closes (it removes first the index, then the log, and drops what is not
+              published), or one that keeps its index to itself goes on beside an old one. A close does
+              not last ``CLOSING_S`` without a write.
     WAIT      a program is connected, but its wal-index cannot be read at the moment, or it
               still has older salts: the first commit of a new log is not published yet
 
@@ -48,14 +49,16 @@ class Users(enum.Enum):
     EXCLUSIVE = "exclusive"
 
 
-def choose_source(index_salts: tuple[int, int] | None, wal_salts: tuple[int, int], users: Users) -> Source:
-    """Who speaks for a WAL with these salts.
+def choose_source(
+    index_salts: tuple[int, int] | None, wal_salts: tuple[int, int], users: Users, *, index_removed: bool = False
+) -> Source:
+    """Who speaks for a WAL with these salts. ``index_removed``: this WAL had a wal-index, and it was removed.
 
     Only programs that hold SHARED keep the wal-index up to date. An EXCLUSIVE one may
     keep its index to itself and leave an old file behind; and when nobody is connected,
     the next program to open the database recovers every valid frame.
     """
-    if users is Users.EXCLUSIVE and index_salts == wal_salts:
+    if users is Users.EXCLUSIVE and (index_salts == wal_salts or (index_salts is None and index_removed)):
         return Source.CLOSING
     if users is not Users.SHARED:
         return Source.SILENT

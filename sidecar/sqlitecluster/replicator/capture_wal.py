@@ -109,7 +109,9 @@ class WalCapture:
         if users is not Users.EXCLUSIVE or self.alone:
             return users is not Users.SHARED
         head, content = self.index.read(), self.content
-        return head is None or content is None or (head.salt1, head.salt2) != content.cursor.salts
+        if head is None or content is None:
+            return content is None or not self._is_index_removed(content)
+        return (head.salt1, head.salt2) != content.cursor.salts
 
     def live(self) -> WalContent | None:
         """The present content; None while there is none."""
@@ -179,7 +181,9 @@ class WalCapture:
         words = self._db.words
         self.index.refresh()
         head = self.index.read()
-        source = choose_source((head.salt1, head.salt2) if head else None, content.cursor.salts, self._users())
+        salts, users = (head.salt1, head.salt2) if head else None, self._users()
+        removed = self._is_index_removed(content)
+        source = choose_source(salts, content.cursor.salts, users, index_removed=removed)
         if words[Word.WAL_GEN] != content.generation:
             return Turn.MORE
         end = 0
@@ -194,6 +198,10 @@ class WalCapture:
             # wants to begin anew.
             self._let_go(content, "the first commit of a new WAL was never published")
         return self._capture(content, end) if end > content.cursor.end else Turn.TAIL
+
+    def _is_index_removed(self, content: WalContent) -> bool:
+        """Whether the wal-index of this very log was removed: a last close does that before it removes the log."""
+        return self._db.words[Word.INDEX_GONE] == content.generation + 1
 
     def _somebody_waits(self, quiet_s: float) -> bool:
         """Whether a request is parked, perhaps because of what is not captured here."""

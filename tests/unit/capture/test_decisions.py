@@ -100,6 +100,12 @@ def test_who_speaks_for_a_log(index: tuple[int, int] | None, users: Users, sourc
     assert choose_source(index, (7, 8), users) is source
 
 
+def test_a_removed_index_is_a_last_close() -> None:
+    """SQLite removes the wal-index first, then the log, and holds EXCLUSIVE all the time."""
+    assert choose_source(None, (7, 8), Users.EXCLUSIVE, index_removed=True) is Source.CLOSING
+    assert choose_source(None, (7, 8), Users.NONE, index_removed=True) is Source.SILENT, "it died in its close"
+
+
 def test_salts_wrap_around() -> None:
     assert follows((0, 1), (0xFFFF_FFFF, 5))
 
