@@ -7,6 +7,7 @@ reads it, does it and answers. One at a time; the record is ``status.handoff``. 
        that stays is not done again; another value, or the same with an id, is a new request.
     2. What a primary did not answer in time has failed, and is taken back from the Lease.
     3. The record survives everything: it is in the status, not in the operator's memory.
+    4. What is asked of a cluster whose first pods are still being made waits for them.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def advance(draft: Draft, own: Request | None) -> Handoffs:
     handoffs = _follow(draft, handoffs) if handoffs.active else _unasked(draft, handoffs)
     if not handoffs.active:
         wanted = requested(case, handoffs) or _not_too_soon(case, handoffs, own)
-        if wanted is not None:
+        if wanted is not None and _is_being_made(case):
+            draft.soon(POLL_S)
+        elif wanted is not None:
             handoffs = _begin(draft, wanted, handoffs)
     if handoffs.active:
         draft.soon(POLL_S)
@@ -103,6 +106,14 @@ def _not_too_soon(case: Case, handoffs: Handoffs, own: Request | None) -> Reques
         return own
     ended = moment_of(last.get("completedAt"))
     return None if ended is not None and (case.now - ended).total_seconds() < RETRY_S else own
+
+
+def _is_being_made(case: Case) -> bool:
+    """Whether nobody led this cluster yet, and pods of it are still to come."""
+    intent = case.intent
+    if intent is None or intent.hibernate or case.around.lease is not None:
+        return False
+    return len(case.around.pods) < intent.instances
 
 
 def _begin(draft: Draft, request: Request, handoffs: Handoffs) -> Handoffs:

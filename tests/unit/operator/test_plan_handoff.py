@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlitecluster_operator import names
 from sqlitecluster_operator.reconcile.actions import (
     AnnotateLease,
 )
+from sqlitecluster_operator.reconcile.plan import plan
 from support.operator_cases import (
     ASKED_LONG_AGO,
     ASKED_NOW,
@@ -18,6 +20,7 @@ from support.operator_cases import (
     NOW,
     OPEN,
     asked,
+    case,
     cluster,
     condition,
     decide,
@@ -109,6 +112,19 @@ def test_what_can_be_answered_without_the_sidecars_is(to: str, phase: str) -> No
 
     assert made.status["handoff"]["phase"] == phase
     assert (asked(made) is not None) == (phase == "Requested")
+
+
+@pytest.mark.parametrize("to", ["*", "notes-1"])
+def test_what_is_asked_while_the_first_pods_are_made_waits_for_them(to: str) -> None:
+    """An object may be applied with the annotations that it will have for ever."""
+    raw = cluster(annotations={names.ANNOTATION_HANDOFF_TO: to, names.ANNOTATION_HANDOFF_ID: "a"}, status={})
+    first = case(raw)
+    begun = replace(first, around=replace(first.around, pods=first.around.pods[:1], lease=None))
+    made = plan(begun)
+
+    assert made.status is None or "handoff" not in made.status
+    assert made.look_again_s <= 1.0
+    assert asked(plan(first)) is not None
 
 
 def test_the_history_is_bounded() -> None:
