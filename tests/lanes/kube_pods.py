@@ -7,6 +7,7 @@ live on, is every database file still on every volume, are all acknowledged rows
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -216,7 +217,7 @@ def body(run: Run) -> None:
         sampled = Sampled(run, namespace, rate=20)
         sampled.start()
         names = [run.options.only] if run.options.only else list(CASES)
-        for turn in range(10_000):
+        for turn in itertools.count(run.options.skip):
             if run.done + len(run.violations) >= run.wanted:
                 break
             name = names[turn % len(names)]

@@ -26,10 +26,11 @@ class Job:
     release: int = 0
     cluster: bool = False  # uses the local Kubernetes cluster that such lanes share
 
-    def with_count(self, count: int) -> Job:
-        """The same lane with another count."""
+    def with_count(self, count: int, done: int = 0) -> Job:
+        """The same lane with another count. ``done``: so many were done before; lanes of named cases go on there."""
         at = self.command.index("--count") + 1
-        command = (*self.command[:at], str(count), *_unseeded(self.command[at + 1 :]))
+        before = ("--skip", str(done)) if done else ()
+        command = (*self.command[:at], str(count), *before, *_unseeded(self.command[at + 1 :]))
         scale = max(1.0, count / max(1, self.budget))
         return replace(self, command=command, limit_s=self.limit_s * scale, budget=count)
 

@@ -99,6 +99,7 @@ def parse(name: str, unit: str, default: int, more: Callable[[argparse.ArgumentP
     """Read the command line of a lane."""
     parser = argparse.ArgumentParser(prog=f"python -m lanes.{name}")
     parser.add_argument("--count", type=int, default=default, help=f"{unit} to do (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="cases that were done before: begin behind them")
     parser.add_argument("--seed", type=int, default=None, help="repeat a run")
     parser.add_argument("--only", metavar="CASE", help="one case")
     parser.add_argument("--list", action="store_true", help="print the cases")
@@ -111,6 +112,9 @@ def parse(name: str, unit: str, default: int, more: Callable[[argparse.ArgumentP
 
 def run_lane(run: Run, body: Callable[[Run], None]) -> int:
     """Run a lane's body with a folder, and always clean up; returns the exit code."""
+    if run.options.list:
+        print(f"{run.name} has no named cases")
+        return 0
     signal.signal(signal.SIGTERM, _interrupt)
     run.folder = _make_folder(run.name)
     began = time.monotonic()
@@ -145,7 +149,7 @@ def run_cases(run: Run, cases: dict[str, Case]) -> None:
     else:
         names = list(cases)
     while run.done + len(run.violations) < run.wanted:
-        run_case(run, names[(run.done + len(run.violations)) % len(names)], cases)
+        run_case(run, names[(run.options.skip + run.done + len(run.violations)) % len(names)], cases)
 
 
 def run_case(run: Run, name: str, cases: dict[str, Case]) -> None:
