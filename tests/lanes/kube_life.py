@@ -81,19 +81,6 @@ def an_update_rolls_replicas_first_and_the_primary_last(run: Run) -> None:
 
 
 @case
-def scale_one_three_five_two_three(run: Run) -> None:
-    with _running(run, "scale", instances=1) as sampled:
-        for wanted in (3, 5, 2, 3):
-            sampled.kubectl("scale", f"sqlitecluster/{sampled.name}", f"--replicas={wanted}")
-            sampled.manifest["spec"]["instances"] = wanted
-            _wait(
-                sampled, f"{wanted} instances", lambda wanted=wanted: sampled.ready() and len(sampled.pods()) == wanted
-            )
-            sampled.wait_writes()
-            run.say(f"scaled to {wanted}, primary {sampled.holder()}")
-
-
-@case
 def a_replica_that_lost_its_volume_gets_everything_again(run: Run) -> None:
     with _running(run, "volume") as sampled:
         pod = next(pod for pod in sampled.pods() if pod != sampled.holder())
@@ -156,6 +143,19 @@ def nobody_misses_the_operator(run: Run) -> None:
         finally:
             kube.kubectl(*where, "scale", "deployment", "sqlitecluster", "--replicas=1")
         sampled.wait_ready()
+
+
+@case
+def scale_one_three_five_two_three(run: Run) -> None:
+    with _running(run, "scale", instances=1) as sampled:
+        for wanted in (3, 5, 2, 3):
+            sampled.kubectl("scale", f"sqlitecluster/{sampled.name}", f"--replicas={wanted}")
+            sampled.manifest["spec"]["instances"] = wanted
+            _wait(
+                sampled, f"{wanted} instances", lambda wanted=wanted: sampled.ready() and len(sampled.pods()) == wanted
+            )
+            sampled.wait_writes()
+            run.say(f"scaled to {wanted}, primary {sampled.holder()}")
 
 
 @case
