@@ -271,13 +271,14 @@ def cut(series: Series, cluster: Cluster, victims: tuple[str, ...], rng: random.
         if rng.random() < 0.5:
             series.disks[node.name].write_out(rng)
     began = time.monotonic()
-    for node in nodes:
-        series.disks[node.name].cut()
     if "n1" in victims:
-        # They have no power either. SQLite takes a folder that cannot be opened for one that needs no sync
-        # (unixDelete): a program that outlived its mount would note a commit as answered.
+        # They have no power either. A program that outlived the disk for a moment would note what it is told then:
+        # an fsync that the end of a file system overtakes may say yes, and SQLite takes a folder that cannot be
+        # opened for one that needs no sync (unixDelete).
         for process in processes.processes_of(cluster.primary.mount):
             processes.stop(process)
+    for node in nodes:
+        series.disks[node.name].cut()
     for node in nodes:
         power.kill_node(node, known[node.name])
     seen = powerjudge.look(cluster.replica) if "n2" not in victims else {}

@@ -112,6 +112,14 @@ def compare(cluster: Cluster, names: list[str], scratch: Path) -> list[str]:
     return [f"{name}: {wrong}" for name, wrong in found.items()]
 
 
+def _newest(node: Node, name: str) -> int | str:
+    """The newest transaction that programs see, or why they see nothing."""
+    try:
+        return read_state(node.mount / name, check=False).newest
+    except sqlite3.Error as error:
+        return str(error)
+
+
 def _difference(cluster: Cluster, name: str, scratch: Path) -> str:
     try:
         left = images.settled(cluster.primary, name, scratch)
@@ -122,7 +130,7 @@ def _difference(cluster: Cluster, name: str, scratch: Path) -> str:
         return f"cannot be read: {error}"
     differs = images.first_difference(left, right)
     if differs:
-        shown = {n.name: (n.position(name), read_state(n.mount / name, check=False).newest) for n in cluster.nodes}
+        shown = {n.name: (n.position(name), _newest(n, name)) for n in cluster.nodes}
         return f"primary and replica differ: {differs}; position and newest transaction, as programs see it: {shown}"
     checksum = f"{image_checksum(image, DatabaseHeader.parse(image).page_size):016x}"
     if at is None or at[1] != checksum:

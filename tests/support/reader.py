@@ -28,6 +28,9 @@ def read_on(options: argparse.Namespace, record: int) -> None:
             try:
                 rows, highest, total = db.execute(LOOK).fetchone()
             except sqlite3.Error as error:
+                if not looks and "no such table" in str(error):
+                    time.sleep(0.05)  # a new database comes to a replica in several transactions
+                    continue
                 os.write(record, f"e {type(error).__name__}: {error}\n".encode())
                 time.sleep(0.05)
                 continue

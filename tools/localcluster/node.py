@@ -58,8 +58,7 @@ class NodeProcess:
             *("bash", str(folder / "init.sh")),
         ]
         log = folder / "logs" / "init.log"
-        environment = os.environ | nodeconfig.HTTP2_ENVIRONMENT
-        outer = processes.start(command, log=log, cgroups=groups, environment=environment)
+        outer = processes.start(command, log=log, cgroups=groups, environment=nodeconfig.environment(os.environ))
         found: list[int] = []
 
         def look() -> bool:

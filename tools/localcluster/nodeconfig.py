@@ -17,8 +17,14 @@ VOLUMES = f"{HERE}/volumes"
 CNI_PROGRAMS = "/usr/lib/cni"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
-# Quick notice of a dead connection, both in the control plane and on nodes.
-HTTP2_ENVIRONMENT = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "3", "HTTP2_PING_TIMEOUT_SECONDS": "2"}
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Of the control plane and of nodes: a dead connection is noticed quickly.
+
+    They outlive whoever starts them, and with that its folder for temporary files.
+    """
+    quick = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "3", "HTTP2_PING_TIMEOUT_SECONDS": "2"}
+    return {name: value for name, value in inherited.items() if name != "TMPDIR"} | quick
 
 
 def containerd(pause_image: str) -> str:

@@ -94,9 +94,8 @@ class Starter:
         self._start(name, [*network.inside(self._layout, "control"), *command])
 
     def _start(self, name: str, command: list[str]) -> None:
-        environment = os.environ | nodeconfig.HTTP2_ENVIRONMENT
         log = self._layout.logs / f"{name}.log"
-        pid = processes.start(command, log=log, cgroups=self._groups, environment=environment)
+        pid = processes.start(command, log=log, cgroups=self._groups, environment=nodeconfig.environment(os.environ))
         processes.remember(self._layout.pids, name, pid)
 
     def _wait(self, what: str, good: Callable[[], bool], deadline: float, log: str) -> None:

@@ -61,6 +61,7 @@ class Joined:
     def __init__(self, paths: DbPaths) -> None:
         self.paths = paths
         self.page_size = 0
+        self.is_unsynced = False  # who backfills here syncs, as SQLite does
         self.db_fd = self.shm_fd = self.wal_fd = -1
         self._index: WalIndex | None = None
 

@@ -14,7 +14,7 @@ Rules (SQLite's walCheckpoint and walRestartHdr, step by step):
     4. The READ locks are taken on a description of their own, which dies with us.
     5. LTX that the frames came from is durable before the first page is written.
     6. With ``sync`` the database is durable before the index says so: a writer may overwrite
-       the frames from then on.
+       the frames from then on. That counts what an earlier pass without it has written, too.
     7. A log that was started over between two looks at the index is not touched: its frames
        are other ones than those that were counted (SQLite's WAL-reset bug, fixed in 3.51.3).
        Once there is something to backfill and CKPT is ours, nobody can start it over.
@@ -54,6 +54,8 @@ class Logged(Protocol):
     db_fd: int
     wal_fd: int
     page_size: int
+    is_unsynced: bool
+    """Whether a pass may have written what no fsync has followed."""
 
     @property
     def index(self) -> WalIndex: ...
@@ -83,6 +85,12 @@ class Backfill:
             os.close(fd)
 
     def _run(self, fd: int, *, sync: bool, limit: int, alone: bool) -> int:
+        reached = self._pass(fd, sync=sync, limit=limit, alone=alone)
+        if sync:
+            self._sync()  # even if nothing was left to write
+        return reached
+
+    def _pass(self, fd: int, *, sync: bool, limit: int, alone: bool) -> int:
         index = self._index
         header, done = index.read(), index.backfilled
         again = index.read()
@@ -93,16 +101,23 @@ class Backfill:
             return done
         index.attempted = safe
         pages, frames = newest_frames(index.pgnos(header.mx_frame), done, safe, header.pages)
+        self._session.is_unsynced = True
         if not self._copy(pages, frames):
             return done
         now = index.read()
         if now is not None and now.mx_frame == safe and now.salt == header.salt:
             self._cut(now.pages)
         if sync:
-            os.fsync(self._session.db_fd)
+            self._sync()
         failpoints.hit("checkpoint.before-backfilled")
         index.backfilled = safe
         return safe
+
+    def _sync(self) -> None:
+        """Make the database durable, if it is not."""
+        if self._session.is_unsynced:
+            os.fsync(self._session.db_fd)
+            self._session.is_unsynced = False
 
     def _safe_frame(self, fd: int, mx_frame: int, *, alone: bool) -> int:
         """The newest frame that no reader's snapshot is older than."""
@@ -150,14 +165,24 @@ class Backfill:
             os.ftruncate(self._session.db_fd, size)
 
 
-def try_restart(session: WalSession, writer: WalWriter, keep_bytes: int) -> bool:
-    """Backfill what is left and start the log over; False while a reader is in the way."""
+def try_restart(session: WalSession, writer: WalWriter, keep_bytes: int, sync_log: Callable[[], None]) -> bool:
+    """Backfill what is left and start the log over; False while a reader is in the way.
+
+    The database need not be durable: after a power cut it is made again from LTX. Not so what only the log
+    holds (``WalSession.holds_image``).
+    """
     mx_frame = writer.header.mx_frame
     if mx_frame == 0:
+        session.holds_image = False
         return True
     left = mx_frame - session.index.backfilled
-    if left > MOST_AT_RESTART or (left and Backfill(session).run(sync=False) < mx_frame):
+    if left > MOST_AT_RESTART:
         return False
+    if left or session.holds_image:
+        sync_log()
+        if Backfill(session).run(sync=session.holds_image) < mx_frame:
+            return False
+        session.holds_image = False  # the database has it, durable
     fd = through.open_fd(session.paths.shm, os.O_RDWR)
     try:
         if not locks.try_lock(fd, fcntl.F_WRLCK, locks.READ0 + 1, MARKS - 1):

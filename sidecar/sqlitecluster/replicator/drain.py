@@ -196,7 +196,7 @@ class Drainer:
         assert db.session is not None
         assert db.writer is not None
         keep_bytes = HEADER_SIZE + self._pages * (FRAME_HEADER_SIZE + db.session.page_size)
-        done = try_restart(db.session, db.writer, keep_bytes)
+        done = try_restart(db.session, db.writer, keep_bytes, db.store.sync)
         if not done and time.monotonic() < state.drain_until:
             return
         self._resume(state, 0.0 if done else AGAIN_S)

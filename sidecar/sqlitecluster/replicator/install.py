@@ -38,6 +38,7 @@ from sqlitecluster.replicator.walsession import WalSession
 from sqlitecluster.replicator.walwriter import write_buffers
 from sqlitecluster.replicator.work import Install
 from sqlitecluster.store.checksums import ChecksumArray
+from sqlitecluster.store.marks import ImageLog
 from sqlitecluster.units import lock_page
 
 _BATCH: Final = 1 << 20
@@ -174,6 +175,17 @@ def differences(image: Image, session: WalSession) -> Iterator[list[Page]]:
     if not found and image.pages != reader.pages:
         _first, data = next(image.batches())
         yield [(1, data[:size])]
+
+
+def log_of(image: Image, session: WalSession) -> ImageLog | None:
+    """What of an image that was just installed only the log has."""
+    header = session.index.read()
+    assert header is not None
+    if not header.mx_frame:
+        return None
+    end = HEADER_SIZE + header.mx_frame * (FRAME_HEADER_SIZE + session.page_size)
+    salt1, salt2 = int.from_bytes(header.salt[:4], "big"), int.from_bytes(header.salt[4:], "big")
+    return ImageLog(image.position.txid, salt1, salt2, end)
 
 
 class ContentReader:

@@ -326,6 +326,8 @@ class ReplicaDb(LockedDb):
         if self.session is not None:  # what is acknowledged from here on must not need the image again
             os.fsync(self.session.wal_fd)
             os.fsync(self.session.db_fd)
+            self.session.holds_image = True
+            store.set_image_log(install.log_of(image, self.session))
         store.set_applied(image.position.txid, image.position.checksum)
         store.set_durable(image.position.txid)
         store.set_needs_compare(False)

@@ -65,6 +65,10 @@ class WalSession:
         self.shm_fd = -1
         self.wal_fd = -1
         self.page_size = 0
+        self.is_unsynced = True  # an earlier process may have left it so
+        self.holds_image = True
+        """Whether the log may hold pages of a received image, which no LTX has: the database is made durable
+        before the log starts over."""
         self._index: WalIndex | None = None
         self._pause_s = locks.LONGEST_PAUSE_S
 

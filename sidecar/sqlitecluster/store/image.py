@@ -64,6 +64,13 @@ def backfill(folder: Path, disk: Disk, limit: int | None = None) -> WalPages:
     return found
 
 
+def sync(folder: Path, disk: Disk) -> None:
+    """Make the database file durable, if there is one."""
+    if (folder / "database").exists():
+        with _writable(folder / "database", disk) as fd:
+            disk.fsync(fd)
+
+
 def remove_wal(folder: Path, disk: Disk) -> None:
     """Remove ``wal`` and make that durable."""
     disk.unlink(folder / "wal")

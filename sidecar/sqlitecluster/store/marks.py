@@ -28,6 +28,18 @@ class WalMark:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class ImageLog:
+    """The start of a WAL that has pages of a received image, which neither the database file nor any LTX has."""
+
+    txid: int
+    """Of the image."""
+    salt1: int
+    salt2: int
+    end: int
+    """Bytes."""
+
+
 class Marks:
     """The state words of one database."""
 
@@ -184,6 +196,29 @@ class Marks:
         """Replica: note a checkpoint that was fsynced."""
         self.state.touch()
         self._words[StateWord.DURABLE] = txid
+
+    @property
+    def image_log(self) -> ImageLog | None:
+        """Replica: what of a received image only the log has; None: nothing, or so much was written back since."""
+        words = self._words
+        if not words[StateWord.IMAGE_END] or words[StateWord.IMAGE_TXID] != words[StateWord.DURABLE]:
+            return None
+        return ImageLog(
+            int(words[StateWord.IMAGE_TXID]),
+            int(words[StateWord.IMAGE_SALT1]),
+            int(words[StateWord.IMAGE_SALT2]),
+            int(words[StateWord.IMAGE_END]),
+        )
+
+    def set_image_log(self, log: ImageLog | None) -> None:
+        """Replica: note what only the log has, before ``set_durable`` of its transaction."""
+        self.state.touch()
+        words = self._words
+        words[StateWord.IMAGE_END] = 0
+        if log is not None:
+            words[StateWord.IMAGE_TXID] = log.txid
+            words[StateWord.IMAGE_SALT1], words[StateWord.IMAGE_SALT2] = log.salt1, log.salt2
+            words[StateWord.IMAGE_END] = log.end
 
     @property
     def needs_compare(self) -> bool:

@@ -4,7 +4,8 @@ Runs in a short-lived process of its own, while nobody has a database open. It d
 what is there, not by the role alone, so that a data directory may change its role:
 
     the sidecar wrote the image   its WAL is written back, transactions that the image lacks are
-                                  applied again
+                                  applied again; after a power cut the WAL may be older than the
+                                  database file, only what a received image needs of it counts
     programs wrote the image      nothing is touched; after a power cut that took the end of a
                                   captured WAL, the WAL is written back and the chain applied;
                                   where the log had every commit first, it counts (``restoring``)
@@ -133,7 +134,7 @@ def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:
     if database.commit == 0 and not database.position.is_zero:
         _remove_dropped(store, database)
         return
-    wrote = image.backfill(database.dir, store.disk).commit > 0
+    wrote = _write_back(store, database)
     start = database.durable if database.after_power_cut else database.applied
     if not (database.dir / "database").exists():
         start = 0
@@ -146,9 +147,32 @@ def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:
     if (database.dir / "wal").exists():
         image.remove_wal(database.dir, store.disk)
     if wrote or database.durable != database.position.txid:
+        if not wrote:
+            image.sync(database.dir, store.disk)  # a replicator writes some of its log back without
         database.set_applied(database.position.txid, database.position.checksum)
+        database.set_image_log(None)
         database.set_durable(database.position.txid)
         database.flush()
+
+
+def _write_back(store: NodeStore, database: DatabaseStore) -> bool:
+    """Write the replica's WAL into its database file; False when there was nothing to write.
+
+    After a power cut the file may be that of before the log started over, with the start of older content: its pages
+    were written back and followed by others since. What the log had is in the chain, except a received image.
+    """
+    if not database.after_power_cut:
+        return image.backfill(database.dir, store.disk).commit > 0
+    needed = database.image_log
+    if needed is None:
+        return False
+    seen = WalPages(database.dir / "wal")
+    seen.refresh(needed.end)
+    if seen.header is None or (seen.header.salt1, seen.header.salt2) != (needed.salt1, needed.salt2):
+        return False  # it started over, after the database was made durable
+    if seen.end < needed.end:
+        return False  # some of it was overwritten: the same
+    return image.backfill(database.dir, store.disk, needed.end).commit > 0
 
 
 def _apply_chain(store: NodeStore, database: DatabaseStore, start: int) -> None:
@@ -216,6 +240,7 @@ def _take_from_programs(store: NodeStore, database: DatabaseStore) -> None:
         log.warning("%s: commits that were never replicated are kept in %s", database.name, kept)
     if (folder / "wal").exists():
         image.remove_wal(folder, store.disk)
+    image.sync(folder, store.disk)  # programs need not have
     database.set_wal_mark(0, 0, 0, 0)
     database.set_needs_compare(True)  # what was written without being captured may be in the image
     database.set_applied(database.position.txid, database.position.checksum)

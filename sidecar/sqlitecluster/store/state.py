@@ -60,6 +60,10 @@ class StateWord:
     COMMIT_LIMIT = 25  # replica: newest transaction that may be shown, plus 1; 0 = all of them
     SEAL = 26  # checksum of the words above, written by an orderly stop; 0 in files of older versions
     COUNTER = 27  # change counter of the database file at an orderly stop, see ``behind``; 0 = not known
+    IMAGE_TXID = 28  # replica: the image of this transaction was received, and its log has a part of it (below)
+    IMAGE_END = 29  # bytes of that log, which are durable; 0 = the database file has all of it
+    IMAGE_SALT1 = 30
+    IMAGE_SALT2 = 31
     WORDS = 64
 
 

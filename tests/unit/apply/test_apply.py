@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,25 +28,6 @@ TRANSACTIONS = 1500 if os.environ.get("SQLITECLUSTER_SOAK") else 250
 CREATE = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)"
 
 
-@pytest.fixture(params=["wal", "delete"])
-def primary(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Primary]:
-    made = Primary(tmp_path / "primary.db", mode=request.param)
-    yield made
-    made.sql.close()
-
-
-@pytest.fixture
-def replica(tmp_path: Path) -> Replica:
-    return Replica(tmp_path / "replica")
-
-
-@pytest.fixture
-def db(replica: Replica) -> Iterator[ReplicaDb]:
-    made = ReplicaDb(replica.node, "x.db", replica.paths("x.db"))
-    yield made
-    made.close()
-
-
 def insert(count: int = 1, size: int = 200) -> str:
     return (
         f"WITH r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r LIMIT {count}) "
@@ -57,7 +38,7 @@ def insert(count: int = 1, size: int = 200) -> str:
 def checkpointed(db: ReplicaDb, replica: Replica) -> bytes:
     assert db.session is not None
     assert db.writer is not None
-    assert try_restart(db.session, db.writer, 1 << 20)
+    assert try_restart(db.session, db.writer, 1 << 20, db.store.sync)
     return replica.path().read_bytes()
 
 
@@ -88,7 +69,7 @@ def test_an_open_snapshot_is_kept_during_applies_and_a_partial_write_back(
             db.apply(primary.run(insert(20), "UPDATE t SET a = a + 1 WHERE id % 7 = 0"))
         assert db.session is not None
         assert db.writer is not None
-        assert not try_restart(db.session, db.writer, 1 << 20)
+        assert not try_restart(db.session, db.writer, 1 << 20, db.store.sync)
         assert old.run("SELECT count(*), sum(a) FROM t") == total
         assert old.run("PRAGMA integrity_check") == [["ok"]]
         old.run("COMMIT")

@@ -13,6 +13,7 @@ from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.ltx import fold, image_checksums
 from sqlitecluster.store import cutter
 from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.marks import ImageLog
 from sqlitecluster.store.node import NodeStore
 from sqlitecluster.store.recovery import prepare_node
 from sqlitecluster.store.spool import spool_path, write_spool
@@ -106,6 +107,53 @@ def test_a_replica_that_lost_its_unsynced_wal_in_a_power_cut_is_rolled_forward(
     assert db.position.txid == 8
     check_image(scene.database, db.position)
     assert not db.after_power_cut
+
+
+def test_after_a_power_cut_the_start_of_an_older_log_is_not_written_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log started over, and its new content never reached the disk; the database file did."""
+    scene.commits(2)
+    old = scene.live.wal.read_bytes()
+    scene.commits(6)
+    scene.live.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    scene.live.copy_to(scene.db.dir)
+    scene.wal.write_bytes(old)
+    as_replica(scene, 8)
+    scene.db.set_durable(8)
+    monkeypatch.setattr("sqlitecluster.store.boot.boot_id", lambda: 4711)
+    db = scene.prepare("replica")
+    assert db.position.txid == 8
+    check_image(scene.database, db.position)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_after_a_power_cut_a_received_image_is_completed_from_its_log(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """An image came as one transaction of the log; no LTX has its pages, so they must be in one of the two files."""
+    scene.commits(2)
+    scene.live.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = scene.live.path.read_bytes()
+    scene.commits(4)
+    head = scene.live.wal.read_bytes()[:32]
+    salts = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    end = scene.live.wal.stat().st_size
+    scene.commits(3)
+    as_replica(scene, 9)
+    scene.db.set_image_log(ImageLog(6, *salts, end))
+    scene.db.set_durable(6)
+    scene.wal.write_bytes(scene.live.wal.read_bytes())
+    scene.database.write_bytes(before)
+    if lost:  # the log started over, so the database has it all
+        scene.live.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        scene.live.copy_to(scene.db.dir)
+        scene.wal.write_bytes(head + bytes(500))
+    monkeypatch.setattr("sqlitecluster.store.boot.boot_id", lambda: 4711)
+    db = scene.prepare("replica")
+    assert db.position.txid == 9
+    check_image(scene.database, db.position)
+    assert db.image_log is None
 
 
 @pytest.mark.parametrize("at", ["recovery.after-backfill", "recovery.before-remove-wal"])
