@@ -164,12 +164,13 @@ class Writer(threading.Thread):
     def _write(self, token: str) -> None:
         """Until this row is committed; the same token, so that a doubt becomes no second row."""
         while not self.ending.is_set():
+            began = time.time()
             try:
                 row_id = self._try(token)
             except sqlite3.Error as error:
                 self._recover(error)
                 continue
-            entry = {"at": time.time(), "id": row_id, "token": token, "pod": POD}
+            entry = {"began": began, "at": time.time(), "id": row_id, "token": token, "pod": POD}
             self._journal.write(json.dumps(entry) + "\n")
             return
 

@@ -107,6 +107,7 @@ def _lose(run: Run, sampled: Sampled, name: str) -> float:
     sampled.wait_writes()
     moment = time.time()
     repair = LOSSES[name](sampled, primary)
+    frozen_at = time.time() if name == "node-frozen" else float("inf")
     try:
         others = name in LIVES_ON  # the old primary goes on up to its fence; somebody else must follow
         sampled.wait_writes(WRITABLE_MAX_S + 10, after=moment + 0.5, but=primary if others else "")
@@ -121,7 +122,7 @@ def _lose(run: Run, sampled: Sampled, name: str) -> float:
     kube.cluster_object().wait_nodes()
     sampled.wait_ready()
     if gap is not None:
-        late = ledger.late(sampled.acks(), primary, gap.resumed_at)
+        late = ledger.late(sampled.acks(), primary, gap.resumed_at, frozen_at=frozen_at)
         assert not late, f"{primary} acknowledged {len(late)} rows after {gap.new} had begun: {late[:2]}"
     _count_lost(run, sampled, acks, moment)
     where = f"{gap.new} instead of {primary}" if gap else f"{primary} goes on"

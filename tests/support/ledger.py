@@ -19,6 +19,8 @@ class Ack:
     pod: str
     token: str
     row: int
+    began: float
+    """When the program began this commit."""
 
 
 def read(folder: Path) -> list[Ack]:
@@ -30,7 +32,7 @@ def read(folder: Path) -> list[Ack]:
                 entry = json.loads(line)
             except ValueError:
                 continue  # the last line of a killed program
-            acks.append(Ack(entry["at"], entry["pod"], entry["token"], entry["id"]))
+            acks.append(Ack(entry["at"], entry["pod"], entry["token"], entry["id"], entry["began"]))
     return sorted(acks)
 
 
@@ -84,9 +86,13 @@ def by_token(pairs: Iterable[tuple[int, str]]) -> dict[str, list[int]]:
     return dict(table)
 
 
-def late(acks: Iterable[Ack], pod: str, moment: float) -> list[Ack]:
-    """What a pod acknowledged after ``moment``, when another one had begun: two primaries at once."""
-    return [ack for ack in acks if ack.pod == pod and ack.at > moment]
+def late(acks: Iterable[Ack], pod: str, moment: float, *, frozen_at: float = float("inf")) -> list[Ack]:
+    """What a pod acknowledged after ``moment``, when another one had begun: two primaries at once.
+
+    ``frozen_at``: its node did nothing from then on. A commit that it had begun before may have been answered before,
+    too, and the program notes that when it goes on.
+    """
+    return [ack for ack in acks if ack.pod == pod and ack.at > moment and not ack.began < frozen_at <= moment]
 
 
 def percentile(values: Sequence[float], part: float) -> float:
