@@ -49,6 +49,18 @@ def find_transaction(content: WalContent, end: int) -> tuple[dict[int, int], int
     return None
 
 
+def is_followed(content: WalContent, end: int, after: Cursor) -> bool:
+    """Whether a valid frame that does not pad the transaction before ``after`` lies between that and ``end``."""
+    size = after.frame_size
+    last = os.pread(content.fd, size, after.end - size)
+    window = content.read(end, after)
+    for at in range(0, window.found.valid * size, size):
+        frame = window.data[at : at + size]
+        if frame[:8] != last[:8] or frame[FRAME_HEADER_SIZE:] != last[FRAME_HEADER_SIZE:]:
+            return True
+    return False
+
+
 def page_batches(
     wal_fd: int, database: CapturedDatabase, wanted: list[tuple[int, int]], page_size: int
 ) -> Iterator[Pages]:

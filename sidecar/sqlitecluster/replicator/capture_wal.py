@@ -21,16 +21,18 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlitecluster.replicator import locks, through
 from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import commit_offsets, take_group
 from sqlitecluster.replicator.capture_index import IndexHead
-from sqlitecluster.replicator.capture_large import publish_large
+from sqlitecluster.replicator.capture_large import find_transaction, is_followed, publish_large
 from sqlitecluster.replicator.capture_proof import CLOSING_S, QUIET_S, Source, Users, choose_source, proved_end
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan, is_whole
 from sqlitecluster.shared import NodeWord, Word
+from sqlitecluster.units import Bytes
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class WalCapture:
         end = self._proved_at_end(content, content.size())
         if end > content.cursor.end:
             return self._capture(content, end)
-        if content.read(content.size()).found.committed:
+        if find_transaction(content, content.size()) is not None:
             self._db.want_compare("the last commit of an unlinked WAL is not in the database file")
         return Turn.DONE
 
@@ -221,7 +223,7 @@ class WalCapture:
         words = self._db.words
         limit = words[Word.WAL_END]
         window = content.read(limit)
-        end = proved_end(commit_offsets(content.cursor, window.found), words[Word.WAL_SIZE], quiet_s)
+        end = proved_end(commit_offsets(content.cursor, window.found, window.data), words[Word.WAL_SIZE], quiet_s)
         if not window.reaches(limit) and not end:
             return limit  # one transaction larger than a window: its end is judged when it is reached
         if end <= content.cursor.end and self._db.node.state.node[NodeWord.PARKED]:
@@ -249,26 +251,41 @@ class WalCapture:
         """Published end of a content that is complete: the last commit counts if the database file shows it."""
         published = self._published(content)
         window = content.read(limit)
-        ends = commit_offsets(content.cursor, window.found)
-        if not ends:
-            return limit if window.found.valid and not window.reaches(limit) else published
+        ends = commit_offsets(content.cursor, window.found, window.data)
         if not window.reaches(limit):
-            return ends[-1]
+            if ends and ends[-1] < window.after.end:
+                return ends[-1]
+            return ends[-2] if len(ends) > 1 else self._proved_large(content, limit, published)
+        if not ends:
+            return published
         before = max(published, ends[-2] if len(ends) > 1 else content.cursor.end)
         if before >= ends[-1] or self._is_in_database(window, before):
             return ends[-1]
         return before
 
+    def _proved_large(self, content: WalContent, limit: int, published: int) -> int:
+        """The same where the next transaction fills a window: it is proved by what follows it, or as the last one."""
+        found = find_transaction(content, limit)
+        if found is None:
+            return published
+        latest, commit, after = found
+        if after.end <= published or is_followed(content, limit, after):
+            return after.end
+        size = after.page_size
+        pages = ((pgno, os.pread(content.fd, size, at)) for pgno, at in latest.items() if pgno <= commit)
+        return after.end if self._has_pages(pages, size) else published
+
     def _is_in_database(self, window: Window, start: int) -> bool:
         """Whether the last commit's pages are what the database file holds (a reset needs a full backfill)."""
-        size = window.cursor.page_size
         first = (start - window.cursor.end) // window.cursor.frame_size
+        return self._has_pages(window.found.pages(start=first), window.cursor.page_size)
+
+    def _has_pages(self, pages: Iterable[tuple[int, Bytes]], size: int) -> bool:
         try:
             fd = os.open(self._db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
-            pages = window.found.pages(start=first)
             return all(os.pread(fd, size, (pgno - 1) * size) == page for pgno, page in pages)
         finally:
             os.close(fd)

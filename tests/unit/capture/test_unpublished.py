@@ -1,0 +1,74 @@
+"""A writer died between its commit frame and the publication: what came of it is not captured unless it stays."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sqlitecluster.shared import Word
+from support.capture_rig import RigDatabase
+from support.dyingwriter import TABLE
+from support.program import Program
+
+LARGE = 6 << 20
+"""Bytes: more than capture looks at in one go."""
+
+
+def start(app: RigDatabase) -> Program:
+    db = app.connect("wal")
+    db.execute("PRAGMA wal_autocheckpoint=0")
+    app.spool()
+    db.execute(TABLE)
+    db.execute("INSERT INTO t VALUES (1, 1)")
+    app.look()
+    app.captured()
+    return db
+
+
+def let_die(app: RigDatabase, point: str, size: int = 10, *, padded: bool = False) -> None:
+    """A program whose last commit is whole in the log, and nowhere else; or that has begun to restart the log."""
+    name = f"file:{app.path}?psow=0" if padded else str(app.path)
+    arguments = [name, str(app.dir / "record"), point, "0", "FULL" if padded else "NORMAL", "0", str(size)]
+    done = subprocess.run([sys.executable, "-m", "support.dyingwriter", *arguments], check=False)
+    assert done.returncode == -signal.SIGKILL
+    app.look()
+
+
+@pytest.mark.parametrize(("size", "padded"), [(10, False), (LARGE, False), (10, True)])
+def test_a_last_close_drops_what_was_never_published(app: RigDatabase, size: int, *, padded: bool) -> None:
+    db = start(app)
+    let_die(app, "synced" if padded else "written", size, padded=padded)
+    app.captured(quiet=True)
+    db.close()
+    app.look()
+    app.captured(quiet=True)
+    assert app.replayed() == app.image()
+    assert app.txid == 3
+
+
+@pytest.mark.parametrize(("size", "padded"), [(10, False), (LARGE, False), (10, True)])
+def test_a_restart_drops_what_was_never_published(app: RigDatabase, size: int, *, padded: bool) -> None:
+    db = start(app)
+    let_die(app, "synced" if padded else "written", size, padded=padded)
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    let_die(app, "restart")
+    app.captured(quiet=True)
+    assert app.words[Word.CAPTURED_END] == app.words[Word.WAL_END], "the next writer may begin"
+    db.execute("INSERT INTO t VALUES (5, 5)")
+    app.look()
+    app.captured(quiet=True)
+    assert app.replayed() == app.image()
+
+
+def test_a_large_commit_that_was_published_is_captured_from_an_unlinked_log(app: RigDatabase) -> None:
+    db = start(app)
+    db.execute(f"INSERT INTO t VALUES (2, randomblob({LARGE}))")
+    app.look()
+    db.close()
+    app.look()
+    app.captured(quiet=True)
+    assert app.replayed() == app.image()
+    assert app.txid == 4
