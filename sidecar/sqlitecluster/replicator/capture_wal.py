@@ -57,6 +57,7 @@ class WalCapture:
         self.content: WalContent | None = None
         self.index = IndexHead(database.mounted.with_name(database.mounted.name + "-shm"))
         self._lock_fd = -1
+        self._lock_inode = 0
         self.alone = False
         """No program can change anything any more: the role's locks are ours."""
         self._closing_since = 0.0
@@ -101,9 +102,7 @@ class WalCapture:
         """Release all descriptors."""
         self.forget()
         self.index.close()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._close_locks()
 
     def nobody_publishes(self) -> bool:
         """Whether no program keeps the wal-index up to date: who opens the database next finds every valid frame."""
@@ -291,13 +290,21 @@ class WalCapture:
             os.close(fd)
 
     def _users(self) -> Users:
-        """Who is connected, by the locks on the database file."""
-        if self._lock_fd < 0:
-            try:
+        """Who is connected, by the locks on the database file; another file may have taken its name."""
+        try:
+            if self._lock_fd >= 0 and through.stat(self._db.mounted).st_ino != self._lock_inode:
+                self._close_locks()
+            if self._lock_fd < 0:
                 self._lock_fd = through.open_fd(self._db.mounted, os.O_RDONLY)
-            except OSError:
-                return Users.NONE
+                self._lock_inode = os.fstat(self._lock_fd).st_ino
+        except OSError:
+            return Users.NONE
         found = locks.holder(self._lock_fd, locks.SHARED_FIRST, locks.SHARED_SIZE)
         if found is None:
             return Users.NONE
         return Users.SHARED if found[0] == fcntl.F_RDLCK else Users.EXCLUSIVE
+
+    def _close_locks(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,36 @@ def test_a_large_commit_that_was_published_is_captured_from_an_unlinked_log(app:
     app.captured(quiet=True)
     assert app.replayed() == app.image()
     assert app.txid == 4
+
+
+def test_who_is_connected_is_asked_of_the_file_that_has_the_name_now(app: RigDatabase) -> None:
+    """A file that is renamed over a database brings its own locks."""
+    start(app).kill()
+    app.captured(quiet=True)
+    let_die(app, "written")
+    app.captured(quiet=True)  # nobody is connected
+    new = app.path.with_name("new.db")
+    db = Program(new)
+    db.execute("PRAGMA journal_mode=DELETE")
+    db.execute(TABLE)
+    db.close()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{app.path}{suffix}").unlink(missing_ok=True)
+    app.look()
+    new.rename(app.path)
+    app.words[Word.RAW_HINT] += 1
+    app.look()
+    app.captured(quiet=True)
+    db = app.connect("wal")
+    app.spool()
+    db.execute("INSERT INTO t VALUES (1, 1)")
+    app.look()
+    app.captured(quiet=True)
+    before = app.txid
+    let_die(app, "written")
+    app.captured(quiet=True)
+    assert app.txid == before, "nobody has published it"
+    db.execute("INSERT INTO t VALUES (5, 5)")
+    app.look()
+    app.captured(quiet=True)
+    assert app.replayed() == app.image()
