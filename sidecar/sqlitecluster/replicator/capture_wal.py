@@ -9,7 +9,8 @@ Rules:
     2. A group never spans two contents: each content has its own cursor.
     3. A content that is about to be replaced (restart, truncate) or was unlinked is
        finished first; what stays unproved in it never became visible, and the mount may
-       let it go: ``CAPTURED_END`` then jumps to ``WAL_END``.
+       let it go: ``CAPTURED_END`` then jumps to ``WAL_END``. If it was published after all,
+       it is captured as long as it is there, and the image is compared when it is not.
     4. A chain that breaks below the published end means that captured frames were
        overwritten: the image is compared with the checksums.
 """
@@ -68,12 +69,13 @@ class WalCapture:
         """Capture one group of the live WAL. ``quiet_s``: seconds since the last event."""
         content = self.live()
         if content is None:
-            return Turn.DONE
+            return self._without_log()
         end = self._published(content)
         if end > content.cursor.end:
             return self._capture(content, end)
         if self._db.words[Word.WAL_END] <= content.cursor.end:
             self._db.captured(content.generation, content.cursor.end)
+            self._settle_doubt()
             return Turn.DONE
         return self._tail(content, quiet_s)
 
@@ -162,7 +164,10 @@ class WalCapture:
         content.cursor = group.after
         if end > group.after.end:
             return Turn.MORE
-        return Turn.TAIL if db.words[Word.WAL_END] > group.after.end else Turn.DONE
+        if db.words[Word.WAL_END] > group.after.end:
+            return Turn.TAIL
+        self._settle_doubt()
+        return Turn.DONE
 
     def _capture_odd(self, content: WalContent, window: Window, end: int) -> Turn:
         """No whole transaction in the window: a large one, or a broken chain."""
@@ -235,16 +240,36 @@ class WalCapture:
         end = self._proved_at_end(content, limit)
         if end > content.cursor.end:
             return self._capture(content, end)
-        if limit > content.cursor.end:
-            self._let_go(content, "the last commit of a restarted WAL is not in the database file")
-        return Turn.DONE
+        if limit <= content.cursor.end:
+            return Turn.DONE
+        self._let_go(content, "the last commit of a restarted WAL is not in the database file")
+        return Turn.TAIL
 
     def _let_go(self, content: WalContent, why: str) -> None:
-        """Allow the mount to replace a content whose last frames were never published."""
+        """Allow the mount to replace a content whose last frames were never published.
+
+        Its writer may only be slow, or a recovery may find them: they are looked at as long as they are
+        there, and what comes after them is compared.
+        """
         limit = self._db.words[Word.WAL_END]
         if self._db.words[Word.CAPTURED_END] < limit:
             self._doubt = why
+            self._db.store.set_needs_compare(True)  # a later process of the replicator must know, too
             self._db.captured(content.generation, limit)
+
+    def _settle_doubt(self) -> None:
+        """What was let go is captured after all, or written over."""
+        if self._doubt and not self._db.compare_wanted:
+            self._doubt = ""
+            self._db.store.set_needs_compare(False)
+
+    def _without_log(self) -> Turn:
+        """There is no log (any more); what was let go with it may have been published in the last moment."""
+        if not self._doubt or self._db.words[Word.HAS_WAL]:
+            return Turn.DONE
+        why, self._doubt = self._doubt, ""
+        self._db.want_compare(why)
+        return Turn.IMAGE
 
     def _proved_at_end(self, content: WalContent, limit: int) -> int:
         """Published end of a content that is complete: the last commit counts if the database file shows it."""

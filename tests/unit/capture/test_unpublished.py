@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sqlitecluster.shared import Word
+from sqlitecluster.replicator.capture_wal import Turn
+from sqlitecluster.shared import NodeWord, Word
 from support.capture_rig import RigDatabase
 from support.dyingwriter import TABLE
 from support.program import Program
@@ -106,3 +107,45 @@ def test_who_is_connected_is_asked_of_the_file_that_has_the_name_now(app: RigDat
     app.look()
     app.captured(quiet=True)
     assert app.replayed() == app.image()
+
+
+def test_a_slow_writer_that_publishes_what_was_let_go_and_closes_is_captured(app: RigDatabase) -> None:
+    """It was slow between the first commit of a new log and its publication, while somebody else waited."""
+    start(app).close()
+    app.look()
+    app.captured(quiet=True)
+    holder = app.connect(None)
+    holder.execute("SELECT count(*) FROM t")
+    let_die(app, "written")  # stands for the slow writer: its commit is not published yet
+    app.rig.state.node[NodeWord.PARKED] = 1
+    app.captured(quiet=True)
+    app.rig.state.node[NodeWord.PARKED] = 0
+    assert app.words[Word.CAPTURED_END] == app.words[Word.WAL_END], "it was let go"
+    assert app.rig.store.open(app.name).needs_compare
+    holder.kill()
+    closing = app.connect(None)
+    closing.execute("SELECT count(*) FROM t")
+    closing.close()  # it published it, wrote it back and removed the log: the mount keeps nothing that is captured
+    (app.dir / "wal.kept").unlink()
+    app.look()
+    app.captured(quiet=True)
+    app.captured(quiet=True)
+    assert app.replayed() == app.image()
+    assert not app.rig.store.open(app.name).needs_compare
+
+
+def test_what_was_let_go_and_recovered_is_captured(app: RigDatabase) -> None:
+    """Everybody died before the new header of the log was written: a recovery finds the old frames."""
+    db = start(app)
+    let_die(app, "written")
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    let_die(app, "restart")
+    app.captured(quiet=True)
+    assert app.capture.wal_state is Turn.TAIL, "it is looked at again without an event"
+    before = app.txid
+    db.kill()
+    app.connect(None).execute("SELECT count(*) FROM t")
+    app.captured(quiet=True)
+    assert app.txid == before + 1
+    assert app.replayed() == app.image()
+    assert not app.rig.store.open(app.name).needs_compare
