@@ -21,7 +21,6 @@ import enum
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import commit_offsets, take_group
 from sqlitecluster.replicator.capture_index import IndexHead
 from sqlitecluster.replicator.capture_large import find_transaction, is_followed, publish_large
-from sqlitecluster.replicator.capture_proof import CLOSING_S, QUIET_S, Source, Users, choose_source, proved_end
+from sqlitecluster.replicator.capture_proof import QUIET_S, Source, Users, choose_source, proved_end
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan, is_whole
 from sqlitecluster.shared import NodeWord, Word
 from sqlitecluster.units import Bytes
@@ -61,7 +60,6 @@ class WalCapture:
         self._lock_inode = 0
         self.alone = False
         """No program can change anything any more: the role's locks are ours."""
-        self._closing_since = 0.0
         self._doubt = ""
         """Why frames of the present content were let go without capture."""
 
@@ -111,10 +109,8 @@ class WalCapture:
         users = self._users()
         if users is not Users.EXCLUSIVE or self.alone:
             return users is not Users.SHARED
-        head, content = self.index.read(), self.content
-        if head is None or content is None:
-            return content is None or not self._is_index_removed(content)
-        return (head.salt1, head.salt2) != content.cursor.salts
+        self.index.refresh()
+        return not self.index.is_used() and not self._is_index_removed()  # in this order: as ``_tail``
 
     def live(self) -> WalContent | None:
         """The present content; None while there is none."""
@@ -188,39 +184,32 @@ class WalCapture:
         self.index.refresh()
         head = self.index.read()
         salts, users = (head.salt1, head.salt2) if head else None, self._users()
-        removed = self._is_index_removed(content)
-        source = choose_source(salts, content.cursor.salts, users, index_removed=removed)
+        used = not self.alone and users is Users.EXCLUSIVE and self.index.is_used()
+        removed = not self.alone and self._is_index_removed()  # asked last: it is removed before it is let go of
+        source = choose_source(salts, content.cursor.salts, users, index_used=used, index_removed=removed)
         if words[Word.WAL_GEN] != content.generation:
             return Turn.MORE
         end = 0
-        if source is Source.INDEX and head is not None:
+        if source in (Source.INDEX, Source.CLOSING) and head is not None and salts == content.cursor.salts:
             end = content.cursor.end_of(head.max_frame)
-        elif source is Source.SILENT or self._stays_exclusive(source, quiet_s):
+        elif source is Source.SILENT:
             end = self._silent_end(content, quiet_s)
-        elif source is Source.RESTART or (source is Source.CLOSING and self._somebody_waits(quiet_s)):
+        if source is Source.RESTART or (source is Source.CLOSING and self._somebody_waits(quiet_s)):
             return self._finish(content)
-        elif self._somebody_waits(quiet_s):
+        if source is Source.WAIT and self._somebody_waits(quiet_s):
             # A writer died before it published the first commit of this log, the next one
             # wants to begin anew.
             self._let_go(content, "the first commit of a new WAL was never published")
         return self._capture(content, end) if end > content.cursor.end else Turn.TAIL
 
-    def _is_index_removed(self, content: WalContent) -> bool:
+    def _is_index_removed(self) -> bool:
         """Whether the wal-index of this very log was removed: a last close does that before it removes the log."""
-        return self._db.words[Word.INDEX_GONE] == content.generation + 1
+        words = self._db.words
+        return words[Word.INDEX_GONE] == words[Word.WAL_GEN] + 1
 
     def _somebody_waits(self, quiet_s: float) -> bool:
         """Whether a request is parked, perhaps because of what is not captured here."""
         return quiet_s > QUIET_S and self._db.node.state.node[NodeWord.PARKED] != 0
-
-    def _stays_exclusive(self, source: Source, quiet_s: float) -> bool:
-        """Whether what looks like a last close is a program that keeps its index to itself."""
-        now = time.monotonic()
-        if source is not Source.CLOSING:
-            self._closing_since = 0.0
-            return False
-        self._closing_since = self._closing_since or now
-        return self.alone or min(quiet_s, now - self._closing_since) >= CLOSING_S
 
     def _silent_end(self, content: WalContent, quiet_s: float) -> int:
         """Published end while no wal-index speaks."""

@@ -149,3 +149,22 @@ def test_what_was_let_go_and_recovered_is_captured(app: RigDatabase) -> None:
     assert app.txid == before + 1
     assert app.replayed() == app.image()
     assert not app.rig.store.open(app.name).needs_compare
+
+
+def test_an_exclusive_program_that_goes_on_with_the_index_is_believed(app: RigDatabase) -> None:
+    """However long it does nothing: what it has not published is not there."""
+    db = start(app)
+    let_die(app, "written")
+    app.captured(quiet=True)
+    before = app.txid
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("ROLLBACK")
+    for _ in range(3):
+        app.captured(quiet=True)
+        assert app.txid == before
+    db.execute("INSERT INTO t VALUES (5, 5)")
+    app.look()
+    app.captured(quiet=True)
+    db.close()
+    assert app.replayed() == app.image()
