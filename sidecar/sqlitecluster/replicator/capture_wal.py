@@ -112,6 +112,12 @@ class WalCapture:
         self.index.refresh()
         return not self.index.is_used() and not self._is_index_removed()  # in this order: as ``_tail``
 
+    def is_locked_for_writing(self) -> bool:
+        """Whether a program is in a write transaction of a rollback mode, or keeps the locks of one."""
+        if self._users() is Users.EXCLUSIVE:
+            return True
+        return self._lock_fd >= 0 and locks.holder(self._lock_fd, locks.RESERVED) is not None
+
     def live(self) -> WalContent | None:
         """The present content; None while there is none."""
         words = self._db.words
