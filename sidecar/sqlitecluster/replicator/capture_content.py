@@ -95,6 +95,17 @@ class WalContent:
                 return
             cursor = window.after
 
+    def has_last(self) -> bool:
+        """Whether the frame before the cursor is still the one that was captured."""
+        cursor = self.cursor
+        if cursor.end == wal.HEADER_SIZE:
+            return True
+        raw = os.pread(self.fd, wal.FRAME_HEADER_SIZE, cursor.end - cursor.frame_size)
+        if len(raw) < wal.FRAME_HEADER_SIZE:
+            return True  # cut: a new content begins
+        head = wal.FrameHeader.parse(raw)
+        return (head.checksum1, head.checksum2) == cursor.seed
+
     def size(self) -> int:
         """Bytes of the file."""
         return os.fstat(self.fd).st_size

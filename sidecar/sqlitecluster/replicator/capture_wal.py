@@ -11,8 +11,8 @@ Rules:
        finished first; what stays unproved in it never became visible, and the mount may
        let it go: ``CAPTURED_END`` then jumps to ``WAL_END``. If it was published after all,
        it is captured as long as it is there, and the image is compared when it is not.
-    4. A chain that breaks below the published end means that captured frames were
-       overwritten: the image is compared with the checksums.
+    4. A chain that breaks below the published end, or another frame where the last captured one
+       was, means that captured frames were overwritten: the image is compared with the checksums.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ class WalCapture:
         if end > content.cursor.end:
             return self._capture(content, end)
         if self._db.words[Word.WAL_END] <= content.cursor.end:
+            if not content.has_last():
+                self._db.want_compare(f"captured WAL frames before byte {content.cursor.end} were written over")
+                return Turn.IMAGE
             self._db.captured(content.generation, content.cursor.end)
             self._settle_doubt()
             return Turn.DONE

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sqlitecluster.replicator.capture_proof import Users
 from sqlitecluster.replicator.capture_wal import Turn
 from sqlitecluster.shared import NodeWord, Word
 from support.capture_rig import RigDatabase
@@ -167,4 +168,19 @@ def test_an_exclusive_program_that_goes_on_with_the_index_is_believed(app: RigDa
     app.look()
     app.captured(quiet=True)
     db.close()
+    assert app.replayed() == app.image()
+
+
+def test_captured_frames_that_are_written_over_are_compared(app: RigDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever made capture believe in them: same place, same page, same size, another row."""
+    db = start(app)
+    let_die(app, "written")
+    before = app.txid
+    with monkeypatch.context() as wrong:
+        wrong.setattr(app.capture.wal, "_users", lambda: Users.NONE)
+        app.captured(quiet=True)
+    assert app.txid == before + 1
+    db.execute("INSERT INTO t VALUES (5, 5)")
+    app.look()
+    app.captured(quiet=True)
     assert app.replayed() == app.image()
