@@ -118,7 +118,7 @@ class Word:
     HELD_OVER = 38  # [mount] newest whose program was answered
     HELD_WRITTEN = 39  # [mount] newest that is completed: its bytes are in the log, or its journal has ended
     JOURNAL_SIZE = 40  # [mount] bytes of a journal in a kept file, plus 1; bit 62: not settled; 0: its own file
-    INDEX_GONE = 41  # [mount] WAL_GEN plus 1 whose wal-index was removed: a last close does that just before it ends
+    INDEX_GONE = 41  # [mount] WAL_GEN plus 1 whose wal-index was removed (a last close); 0 after the next commit
 
 
 class State:

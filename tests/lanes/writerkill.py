@@ -43,6 +43,8 @@ from support.dyingwriter import POINTS, TABLE
 from support.lane import Run
 
 KILLS_OF_A_CLUSTER: Final = 12
+LAST_BYTES: Final = (10, 3000, 3000, 6 << 20)
+"""Of the row in doubt: one page, two, or more than capture looks at in one go."""
 LIMIT_S: Final = 60.0
 SLOW_CLOSE_S: Final = 0.4
 """Much longer than the moment of quiet after which the sidecar looks at what no wal-index speaks of."""
@@ -264,6 +266,7 @@ def let_die(scene: Scene, point: str, rng: random.Random) -> tuple[set[int], int
     """Run the program to its end; (rows that it was told of, the row in doubt)."""
     synchronous = "FULL" if point == "synced" else rng.choice(("NORMAL", "FULL"))
     arguments = [point, str(rng.randrange(1, 8)), synchronous, str(int(10 ** rng.uniform(0, 3.7)))]
+    arguments.append(str(rng.choice(LAST_BYTES)))
     command = [sys.executable, "-m", "support.dyingwriter", str(scene.path), str(scene.record), *arguments]
     process = processes.start(command, log=scene.record.with_suffix(".log"))
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,12 +1,14 @@
 """A program that is killed in the middle of its last commit, at a place that is asked for.
 
-Run as ``python -m support.dyingwriter DB RECORD POINT COMMITS SYNCHRONOUS MICROSECONDS``. It commits some rows
-and notes each (``a <n>``), then one more (``b <n>``), in which it ends by a signal that no handler sees:
+Run as ``python -m support.dyingwriter DB RECORD POINT COMMITS SYNCHRONOUS MICROSECONDS [BYTES]``. It commits some
+rows and notes each (``a <n>``), then one more (``b <n>``) of so many bytes, in which it ends by a signal that no
+handler sees:
 
     written    after the last write of the commit, before anything is published in the wal-index
     synced     after the sync that follows it (synchronous=FULL)
     half       between the header and the page of the last frame: no commit
     around     some microseconds after the last write was begun
+    restart    before the new header of a log that begins anew; the wal-index says so already
 
 A VFS of APSW sees the writes; the shared memory is SQLite's own. The index is published after
 the last of these calls, so nobody knows of the commit but the log itself.
@@ -55,6 +57,8 @@ class DyingFile(apsw.VFSFile):
     def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
         watched = self._is_log and armed is not None
         is_header = len(data) == FRAME_HEADER and offset >= 32
+        if watched and not offset and armed is not None and armed[0] == "restart":
+            die()
         if watched and self._completes and armed is not None and armed[0] == "around":
             signal.setitimer(signal.ITIMER_REAL, max(1, armed[1]) / 1e6)  # nobody handles it: it ends the process
         super().xWrite(data, offset)
@@ -76,9 +80,10 @@ class DyingFile(apsw.VFSFile):
 def main() -> int:
     """Entry of ``python -m support.dyingwriter``."""
     global armed
-    path, record_path, point, commits, synchronous, microseconds = sys.argv[1:]
+    path, record_path, point, commits, synchronous, microseconds, *size = sys.argv[1:]
     files = DyingFiles()
-    db = apsw.Connection(path, vfs="dying")
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    db = apsw.Connection(path, flags, vfs="dying")
     db.set_busy_timeout(30000)
     db.execute(f"PRAGMA synchronous={synchronous}")
     record = os.open(record_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -87,10 +92,11 @@ def main() -> int:
             armed = (point, int(microseconds))
         number = db.execute("SELECT coalesce(max(n), 0) + 1 FROM t").fetchall()[0][0]
         os.write(record, f"b {number}\n".encode())
-        db.execute("INSERT INTO t VALUES(?, randomblob(3000))", (number,))
+        length = int(size[0]) if size and not left else 3000
+        db.execute("INSERT INTO t VALUES(?, randomblob(?))", (number, length))
         os.write(record, f"a {number}\n".encode())
     del files
-    return 0 if Path(path).exists() else 1
+    return 0 if Path(path.removeprefix("file:").partition("?")[0]).exists() else 1
 
 
 if __name__ == "__main__":

@@ -162,6 +162,8 @@ class WalFile(TrackedFile):
             self._void(offset, length)
         words = self.owner.words
         words[Word.WAL_END] = self.tracker.end
+        if words[Word.INDEX_GONE]:
+            words[Word.INDEX_GONE] = 0  # who removed it in a last close writes no more
         if held:
             holding.written(self.owner)  # no ring: nobody is in a hurry to know
             return

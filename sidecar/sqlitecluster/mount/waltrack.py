@@ -12,7 +12,8 @@ Rules:
        to the last: each such rewrite is reported, so that a chain that became valid is
        looked at.
     4. A lower write whose frame header differs in page, commit size or salt starts a
-       different transaction there: everything above is void. Frames that SQLite appends
+       different transaction there: everything above is void. So does another checksum on a commit frame
+       that had its salt: its own transaction does not touch it any more. Frames that SQLite appends
        between a rewritten page and the commit have no salt yet (walEncodeFrame leaves it
        zero while iReCksum is set): giving them theirs is no difference.
 
@@ -107,7 +108,11 @@ class WalTracker:
         if len(data) < FRAME_HEADER_BYTES:
             return self._read(offset, len(data)) != data
         old = self._read(offset, FRAME_HEADER_BYTES)
-        return old[:8] != data[:8] or (old[8:16] != data[8:16] and old[8:16] != _NO_SALT)
+        if old[:8] != data[:8]:
+            return True
+        if old[8:16] == data[8:16]:
+            return old[4:8] != _NO_COMMIT and old[16:24] != data[16:24]
+        return old[8:16] != _NO_SALT
 
     def frame_start(self, offset: int) -> int:
         """Where the frame begins that a byte belongs to."""

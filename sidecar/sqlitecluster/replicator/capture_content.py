@@ -79,10 +79,13 @@ class WalContent:
         """The frames from the cursor up to byte ``end``, at most one window of them, verified."""
         cursor = cursor or self.cursor
         count = max(1, min(end - cursor.end, WINDOW) // cursor.frame_size)
-        data = os.pread(self.fd, count * cursor.frame_size, cursor.end)
-        if self.overlay is not None:
-            data = _laid_over(data, cursor.end, count * cursor.frame_size, *self.overlay)
+        data = self.bytes_at(cursor.end, count * cursor.frame_size)
         return Window(cursor, data, wal.scan(data, cursor.header, cursor.seed), count)
+
+    def bytes_at(self, at: int, size: int) -> bytes:
+        """Bytes of the log, those that are held back included."""
+        data = os.pread(self.fd, size, at)
+        return data if self.overlay is None else _laid_over(data, at, size, *self.overlay)
 
     def windows(self, end: int, cursor: Cursor) -> Iterator[Window]:
         """All valid frames from ``cursor`` to ``end``, window after window."""
@@ -94,6 +97,17 @@ class WalContent:
             if window.is_broken:
                 return
             cursor = window.after
+
+    def has_last(self) -> bool:
+        """Whether the frame before the cursor is still the one that was captured."""
+        cursor = self.cursor
+        if cursor.end == wal.HEADER_SIZE:
+            return True
+        raw = os.pread(self.fd, wal.FRAME_HEADER_SIZE, cursor.end - cursor.frame_size)
+        if len(raw) < wal.FRAME_HEADER_SIZE:
+            return True  # cut: a new content begins
+        head = wal.FrameHeader.parse(raw)
+        return (head.checksum1, head.checksum2) == cursor.seed
 
     def size(self) -> int:
         """Bytes of the file."""

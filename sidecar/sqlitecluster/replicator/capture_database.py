@@ -43,6 +43,9 @@ _GONE: Final = re.compile(r"wal\.(\d{1,20})\.gone")
 _SMALL_BYTES: Final = 64 << 10
 _SETTLE_TURNS: Final = 100_000
 _FINISH_PAUSE_S: Final = 0.001
+LOCKED_QUIET_NS: Final = 5_000_000_000
+"""So long without a write a program that has the database locked is not in the middle of a transaction, but keeps
+its locks (``locking_mode=EXCLUSIVE``)."""
 _HELD_AGAIN_S: Final = 0.005
 
 
@@ -157,7 +160,7 @@ class DatabaseCapture:
         """One turn; whether it found nothing left."""
         words, before = self.words, self.db.store.position.txid
         if words[Word.DIRTY_RAW] and words[Word.SPOOL_SEQ] == words[Word.SPOOL_DONE]:
-            self._ask_for_raw()
+            self._ask_for_raw(words[Word.EVENT_SEQ])
         pause = self.turn(time.monotonic())
         done = (
             self.db.store.position.txid == before
@@ -198,15 +201,16 @@ class DatabaseCapture:
             return self._begin_history(now)
         if not words[Word.DIRTY_RAW]:
             return NEVER
-        quiet = time.monotonic_ns() - words[Word.LAST_WRITE_NS]
+        quiet, events = time.monotonic_ns() - words[Word.LAST_WRITE_NS], words[Word.EVENT_SEQ]
         if quiet < QUIET_NS:
             return (QUIET_NS - quiet) / 1e9
-        self._ask_for_raw()
+        if quiet >= LOCKED_QUIET_NS or not self.wal.is_locked_for_writing():
+            self._ask_for_raw(events)
         return RETRY_S
 
-    def _ask_for_raw(self) -> None:
-        """Have the mount hand over what was written without a commit."""
-        self.words[Word.RAW_ASK] = self.words[Word.EVENT_SEQ]
+    def _ask_for_raw(self, events: int) -> None:
+        """Have the mount hand over what was written without a commit, unless there were more events since."""
+        self.words[Word.RAW_ASK] = events
         self.db.node.state.node[NodeWord.MOUNT_ASKED] += 1
         self.db.node.bells.mount.ring()
 

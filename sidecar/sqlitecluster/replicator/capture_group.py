@@ -113,6 +113,12 @@ def _is_padding(cursor: Cursor, found: wal.Scan, data: bytes, end: int) -> bool:
     return data[page] == data[page.start - size : page.stop - size]
 
 
-def commit_offsets(cursor: Cursor, found: wal.Scan) -> list[int]:
-    """Byte offsets behind each commit frame that was found at ``cursor``, ascending."""
-    return [cursor.end + frames * cursor.frame_size for frames in found.commit_ends]
+def commit_offsets(cursor: Cursor, found: wal.Scan, data: bytes) -> list[int]:
+    """Byte offsets behind each transaction that was found at ``cursor``, its padding included, ascending."""
+    ends: list[int] = []
+    for frames in found.commit_ends:
+        if ends and frames == ends[-1] + 1 and _is_padding(cursor, found, data, frames):
+            ends[-1] = frames
+        else:
+            ends.append(frames)
+    return [cursor.end + frames * cursor.frame_size for frames in ends]

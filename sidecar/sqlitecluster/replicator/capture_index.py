@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from sqlitecluster.replicator import through
+from sqlitecluster.replicator import locks, through
 from sqlitecluster.sqlitefmt.walindex import CHECKPOINT_AT, IndexHeader, read_header
 
 _TRIES: Final = 5
@@ -40,6 +40,10 @@ class IndexHead:
             if head is not None:
                 return head
         return None
+
+    def is_used(self) -> bool:
+        """Whether a program has it open: SQLite holds DMS from the first use to the last, but not with a heap index."""
+        return (self._fd >= 0 or self._open()) and locks.holder(self._fd, locks.DMS) is not None
 
     def refresh(self) -> None:
         """Follow the path again when another file stands there."""

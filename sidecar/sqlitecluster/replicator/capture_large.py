@@ -5,7 +5,6 @@ Called by ``capture_wal`` when a window of published frames holds no commit.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -30,7 +29,7 @@ def publish_large(database: CapturedDatabase, content: WalContent, end: int) -> 
     wanted = [(pgno, at) for pgno, at in latest.items() if pgno <= commit and pgno != skip]
     wanted += [(pgno, -1) for pgno in range(before + 1, commit + 1) if pgno not in latest and pgno != skip]
     wanted.sort()
-    batches = page_batches(content.fd, database, wanted, after.page_size)
+    batches = page_batches(content, database, wanted, after.page_size)
     publish_stream(database, batches, after.page_size, commit, 1, span)
     return after
 
@@ -49,13 +48,25 @@ def find_transaction(content: WalContent, end: int) -> tuple[dict[int, int], int
     return None
 
 
+def is_followed(content: WalContent, end: int, after: Cursor) -> bool:
+    """Whether a valid frame that does not pad the transaction before ``after`` lies between that and ``end``."""
+    size = after.frame_size
+    last = content.bytes_at(after.end - size, size)
+    window = content.read(end, after)
+    for at in range(0, window.found.valid * size, size):
+        frame = window.data[at : at + size]
+        if frame[:8] != last[:8] or frame[FRAME_HEADER_SIZE:] != last[FRAME_HEADER_SIZE:]:
+            return True
+    return False
+
+
 def page_batches(
-    wal_fd: int, database: CapturedDatabase, wanted: list[tuple[int, int]], page_size: int
+    content: WalContent, database: CapturedDatabase, wanted: list[tuple[int, int]], page_size: int
 ) -> Iterator[Pages]:
     """Pages in batches; an offset of -1 means that the page was never written: it comes from the database file."""
     step = max(1, BATCH_BYTES // page_size)
     for first in range(0, len(wanted), step):
         yield [
-            (pgno, memoryview(os.pread(wal_fd, page_size, at) if at >= 0 else database.page_on_disk(pgno, page_size)))
+            (pgno, memoryview(content.bytes_at(at, page_size) if at >= 0 else database.page_on_disk(pgno, page_size)))
             for pgno, at in wanted[first : first + step]
         ]

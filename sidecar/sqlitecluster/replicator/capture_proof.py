@@ -10,10 +10,10 @@ another proof.
               to be replaced, every published frame was written back into the database first
     SILENT    no wal-index speaks: EXCLUSIVE locking keeps it in the program's memory, or
               no program has the database open (the next one to open it publishes all)
-    CLOSING   somebody holds EXCLUSIVE, and the wal-index belongs to this content or was just removed:
+    CLOSING   somebody holds EXCLUSIVE, and has the wal-index of this content in use, or just removed it:
               the last program closes (it removes first the index, then the log, and drops what is not
-              published), or one that keeps its index to itself goes on beside an old one. A close does
-              not last ``CLOSING_S`` without a write.
+              published), or one that locks exclusively goes on with it. Up to its mxFrame, as long as
+              it takes. Who keeps an index to itself uses no file: an old one may stand beside it.
     WAIT      a program is connected, but its wal-index cannot be read at the moment, or it
               still has older salts: the first commit of a new log is not published yet
 
@@ -28,7 +28,6 @@ import enum
 from typing import Final
 
 QUIET_S: Final = 0.05
-CLOSING_S: Final = 5.0
 
 
 class Source(enum.Enum):
@@ -50,18 +49,29 @@ class Users(enum.Enum):
 
 
 def choose_source(
-    index_salts: tuple[int, int] | None, wal_salts: tuple[int, int], users: Users, *, index_removed: bool = False
+    index_salts: tuple[int, int] | None,
+    wal_salts: tuple[int, int],
+    users: Users,
+    *,
+    index_used: bool = False,
+    index_removed: bool = False,
 ) -> Source:
-    """Who speaks for a WAL with these salts. ``index_removed``: this WAL had a wal-index, and it was removed.
+    """Who speaks for a WAL with these salts.
 
-    Only programs that hold SHARED keep the wal-index up to date. An EXCLUSIVE one may
-    keep its index to itself and leave an old file behind; and when nobody is connected,
-    the next program to open the database recovers every valid frame.
+    An EXCLUSIVE program may keep its index to itself and leave an old file behind; and when
+    nobody is connected, the next program to open the database recovers every valid frame.
+
+    Args:
+        index_salts: of the wal-index; None when it cannot be read.
+        wal_salts: of the log.
+        users: who is connected.
+        index_used: somebody has the wal-index open, as SQLite does.
+        index_removed: this WAL had a wal-index; it was removed, and nobody has committed since.
     """
-    if users is Users.EXCLUSIVE and (index_salts == wal_salts or (index_salts is None and index_removed)):
-        return Source.CLOSING
-    if users is not Users.SHARED:
+    if users is Users.NONE or (users is Users.EXCLUSIVE and not index_used and not index_removed):
         return Source.SILENT
+    if users is Users.EXCLUSIVE and (index_removed or index_salts == wal_salts):
+        return Source.CLOSING
     if index_salts is None:
         return Source.WAIT
     if index_salts == wal_salts:

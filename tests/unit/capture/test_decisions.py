@@ -91,7 +91,7 @@ def test_a_single_transaction_is_never_cut() -> None:
         ((0, 0), Users.SHARED, Source.WAIT),
         (None, Users.SHARED, Source.WAIT),
         (None, Users.NONE, Source.SILENT),
-        ((7, 8), Users.EXCLUSIVE, Source.CLOSING),
+        ((7, 8), Users.EXCLUSIVE, Source.SILENT),
         ((3, 4), Users.EXCLUSIVE, Source.SILENT),
         (None, Users.EXCLUSIVE, Source.SILENT),
     ],
@@ -100,9 +100,20 @@ def test_who_speaks_for_a_log(index: tuple[int, int] | None, users: Users, sourc
     assert choose_source(index, (7, 8), users) is source
 
 
+@pytest.mark.parametrize(
+    ("index", "source"), [((7, 8), Source.CLOSING), ((8, 99), Source.RESTART), ((0, 0), Source.WAIT)]
+)
+def test_an_exclusive_program_that_uses_the_index_is_no_other_than_a_shared_one(
+    index: tuple[int, int], source: Source
+) -> None:
+    """``locking_mode=EXCLUSIVE`` set on an open connection, or a last close: neither says how long it takes."""
+    assert choose_source(index, (7, 8), Users.EXCLUSIVE, index_used=True) is source
+
+
 def test_a_removed_index_is_a_last_close() -> None:
     """SQLite removes the wal-index first, then the log, and holds EXCLUSIVE all the time."""
     assert choose_source(None, (7, 8), Users.EXCLUSIVE, index_removed=True) is Source.CLOSING
+    assert choose_source((7, 8), (7, 8), Users.EXCLUSIVE, index_removed=True) is Source.CLOSING, "removed meanwhile"
     assert choose_source(None, (7, 8), Users.NONE, index_removed=True) is Source.SILENT, "it died in its close"
 
 

@@ -54,19 +54,24 @@ class Holding:
     def join(self) -> None:
         self.quorum.join(REPLICA, "n2", "")
 
-    def hold(self) -> None:
-        """A program commits; the page of its last frame stays back, and its publication is not seen."""
+    def hold(self, size: int = 4, old: bytes = b"") -> None:
+        """A program commits; the page of its last frame stays back, and its publication is not seen.
+
+        ``old``: what stands in its place, of an earlier content of the log.
+        """
         before = Path(f"{self.app.path}-wal").stat().st_size
         index = self.app.capture.wal.index
         head = index.read()
         index.read = lambda: head  # type: ignore[method-assign]
-        self.db.execute("INSERT INTO t(v) VALUES ('held')")
+        self.db.execute("INSERT INTO t(v) VALUES (substr('held' || hex(zeroblob(?)), 1, ?))".replace("?", str(size)))
         wal = Path(f"{self.app.path}-wal").read_bytes()
         assert len(wal) > before
         self._at = len(wal) - PAGE
         self._held = wal[self._at :]
         with open(f"{self.app.path}-wal", "r+b") as file:
             file.truncate(self._at)
+            file.seek(self._at)
+            file.write(old)
         folder = Path(runtime_dir(self.app.rig.node.config)) / "held"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / str(self.app.slot)).write_bytes(self._held)
@@ -117,6 +122,18 @@ def test_an_acknowledged_commit_is_completed_and_then_shown(holding: Holding) ->
     holding.write()
     holding.turn()
     assert holding.quorum.committed(holding.app.name) == holding.position.txid == holding.before.txid + 1
+    assert holding.app.replayed() == holding.app.image()
+
+
+@pytest.mark.parametrize("old", [b"", b"old" * PAGE])
+def test_a_commit_larger_than_a_window_is_captured_with_what_is_held_back(holding: Holding, old: bytes) -> None:
+    holding.join()
+    holding.hold(6 << 20, old[:PAGE])
+    holding.turn()
+    holding.acknowledge()
+    assert holding.verdict == "done"
+    holding.write()
+    holding.turn(0.01)
     assert holding.app.replayed() == holding.app.image()
 
 

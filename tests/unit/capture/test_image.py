@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
+
+import pytest
 
 from sqlitecluster.shared import Word
 from support.capture_rig import Rig, RigDatabase
@@ -147,5 +150,23 @@ def test_raw_ranges_are_asked_for_after_a_quiet_moment(app: RigDatabase, rig: Ri
     app.captured(quiet=True)
     app.words[Word.DIRTY_RAW] = 1
     app.look()
+    app.captured(quiet=True)
+    assert app.words[Word.RAW_ASK] == app.words[Word.EVENT_SEQ]
+
+
+@pytest.mark.parametrize("mode", ["MEMORY", "OFF"])
+def test_raw_ranges_of_a_transaction_that_rests_are_not_asked_for(app: RigDatabase, mode: str) -> None:
+    """Its pages may have left the cache already; what they say is not committed."""
+    make(app.path, 5)
+    app.look()
+    app.captured(quiet=True)
+    db = app.connect(mode)
+    db.execute("BEGIN IMMEDIATE")
+    app.words[Word.DIRTY_RAW] = 1
+    app.words[Word.LAST_WRITE_NS] = time.monotonic_ns() - 1_000_000_000
+    app.look()
+    app.captured(quiet=True)
+    assert app.words[Word.RAW_ASK] == 0
+    db.execute("COMMIT")
     app.captured(quiet=True)
     assert app.words[Word.RAW_ASK] == app.words[Word.EVENT_SEQ]

@@ -82,3 +82,21 @@ def test_frames_of_an_older_generation_are_not_taken_for_new_ones() -> None:
     file.data += (9).to_bytes(4, "big") + (9).to_bytes(4, "big") + b"otherslt" + bytes(8 + PAGE)
     file.tracker.load(len(file.data))
     assert file.tracker.end == end_after(1)
+
+
+def test_a_commit_that_looks_like_the_unpublished_one_in_its_place_is_a_rewind() -> None:
+    """Same page, same size, other content: the old page under the new header must not be taken for a commit."""
+    file = File()
+    file.frame(1, 1)
+    file.frame(2, 2)
+    at = 32 + FRAME
+    header = (2).to_bytes(4, "big") * 2 + SALT + b"othersum"
+    file.write(at, header)
+    assert file.tracker.end == end_after(1)
+    assert file.tracker.completes(at, header) == 0
+    page = b"x" * PAGE
+    assert file.tracker.completes(at + 24, page) == end_after(2)
+    file.write(at + 24, page)
+    assert (file.tracker.end, file.tracker.size) == (end_after(2), end_after(2))
+    file.write(at, header)
+    assert file.tracker.end == end_after(2), "the same request again"
