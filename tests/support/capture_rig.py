@@ -189,7 +189,10 @@ class RigDatabase:
             time.sleep(0.002)
 
     def _is_tail(self) -> bool:
-        return self.words[Word.WAL_END] > self.words[Word.CAPTURED_END]
+        """Whether frames are left that are not captured; some may have been let go."""
+        content = self.capture.wal.content
+        end = self.words[Word.WAL_END]
+        return end > self.words[Word.CAPTURED_END] or (content is not None and end > content.cursor.end)
 
     def progress(self) -> tuple[object, ...]:
         names = (Word.CAPTURED_END, Word.CAPTURED_GEN, Word.SPOOL_DONE, Word.RAW_HINT_DONE, Word.GONE_DONE)
