@@ -73,6 +73,8 @@ class WalCapture:
             return self._capture(content, end)
         if self._db.words[Word.WAL_END] <= content.cursor.end:
             if not content.has_last():
+                if self._db.words[Word.WAL_GEN] != content.generation:
+                    return Turn.MORE  # a new content has just begun
                 self._db.want_compare(f"captured WAL frames before byte {content.cursor.end} were written over")
                 return Turn.IMAGE
             self._db.captured(content.generation, content.cursor.end)
