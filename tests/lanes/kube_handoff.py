@@ -22,6 +22,8 @@ GAP_P95_S = 0.5
 ENOUGH = 20
 RW_GAP_S = 3.0
 HANDOFF_LIMIT_S = 30.0
+UNOBSERVED_S = 1.0
+"""Nobody looks for so long: each kubectl takes a tenth of a second of the two processors that the nodes share."""
 
 
 def _ask(sampled: Sampled, turn: int, old: str) -> str:
@@ -48,8 +50,9 @@ def _one(run: Run, sampled: Sampled, turn: int) -> float:
     old = sampled.holder()
     moment = time.time()
     token = _ask(sampled, turn, old)
+    time.sleep(UNOBSERVED_S)
     try:
-        kube.wait_for(f"hand-off {token}", lambda: _completed(sampled, token), limit_s=HANDOFF_LIMIT_S, step_s=0.1)
+        kube.wait_for(f"hand-off {token}", lambda: _completed(sampled, token), limit_s=HANDOFF_LIMIT_S)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{sampled.describe()}") from None
     sampled.wait_writes()
@@ -89,7 +92,7 @@ def body(run: Run) -> None:
                     run.count()
                 except AssertionError as error:
                     run.violation(str(error))
-            rw_gap = client.longest_gap()
+            rw_gap, met = client.longest_gap()
         _once_only(sampled)
         acks = sampled.acks()
         lost, twice = sampled.check_rows(acks)
@@ -101,13 +104,13 @@ def body(run: Run) -> None:
             run.violation(f"rows acknowledged through -rw are lost: {client.lost(sampled.rows(sampled.holder()))[:3]}")
         p50, p95 = ledger.percentile(gaps, 0.5), ledger.percentile(gaps, 0.95)
         run.say(
-            f"{len(acks)} rows; write gap p50 {p50 * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms; -rw at most {rw_gap:.1f} s"
+            f"{len(acks)} rows; write gap p50 {p50 * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms; -rw at most {rw_gap:.1f} s ({met})"
         )
         judged, name = (p95, "p95") if len(gaps) >= ENOUGH else (p50, "p50")  # of a few, the worst says nothing
         if judged > GAP_P95_S:
             run.violation(f"write gap {name} {judged:.2f} s, at most {GAP_P95_S} s are promised")
         if rw_gap > RW_GAP_S:
-            run.violation(f"no write through -rw for {rw_gap:.1f} s, at most {RW_GAP_S} s are promised")
+            run.violation(f"no write through -rw for {rw_gap:.1f} s, at most {RW_GAP_S} s are promised: {met}")
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from runner import plan, results
-from runner.jobs import Outcome, run_job, say
+from runner.jobs import Outcome, run_job, say, what_failed
 from runner.plan import Job
 from runner.shared import SharedCluster, local_cluster
 
@@ -76,7 +76,11 @@ def run_all(jobs: list[Job]) -> int:
         shared.after([])
     missing = jobs[len(outcomes) :]
     failed = sum(not outcome.passed for outcome in outcomes) + len(missing)
-    print(f"\n{table(outcomes, missing)}\n\n{(time.monotonic() - began) / 60:.1f} minutes; logs in {LOGS}")
+    print(f"\n{table(outcomes, missing)}\n")
+    for outcome in outcomes:
+        if not outcome.passed:
+            print(f"{outcome.job.name}:", *what_failed(outcome.job, LOGS), sep="\n    ")
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes; logs in {LOGS}")
     print(f"{len(jobs) - failed} passed, {failed} failed", flush=True)
     return 1 if failed or not jobs else 0
 

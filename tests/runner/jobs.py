@@ -20,6 +20,8 @@ from support import processes
 from support.lane import EXIT_NOT_STARTED, FOLDER_VARIABLE
 
 TAIL_LINES = 60
+VIOLATION = re.compile(r"^\[[\w-]+\] VIOLATION: ")
+SUMMARY_CHARS = 1500
 QUIET_S = 20.0  # a job that says nothing for so long is mentioned
 LAST_LINE = re.compile(
     r"^(?P<lane>[\w-]+): (?P<done>\d+) of (?P<wanted>\d+) (?P<unit>.+), (?P<violations>\d+) violations$"
@@ -85,6 +87,14 @@ def run_job(job: Job, logs: Path) -> Outcome:
 def log_file(job: Job, logs: Path) -> Path:
     """Where a job's whole output is."""
     return logs / f"{job.name.replace(' ', '-')}.log"
+
+
+def what_failed(job: Job, logs: Path) -> list[str]:
+    """The violations in a job's log, or what pytest and tools say at its end: what the verdict repeats."""
+    lines = log_file(job, logs).read_text(errors="replace").splitlines() if log_file(job, logs).exists() else []
+    first = [number for number, line in enumerate(lines) if VIOLATION.match(line)]
+    found = ["\n".join(lines[number : number + 4])[:SUMMARY_CHARS] for number in first]
+    return found or [line for line in lines if line.startswith(("FAILED ", "ERROR "))] or lines[-3:]
 
 
 def _run_once(job: Job, logs: Path) -> Outcome:

@@ -19,20 +19,23 @@ with open(journal, "a", buffering=1) as file:
     while True:
         token = "rw-" + uuid.uuid4().hex
         while True:
-            connection = None
+            connection, began, failure = None, time.time(), ""
             try:
-                connection = http.client.HTTPConnection(host, 8080, timeout=0.8)
+                connection = http.client.HTTPConnection(host, 8080, timeout=0.5)
                 connection.request("POST", "/rows", json.dumps({"token": token}))
                 answer = connection.getresponse()
                 body = json.loads(answer.read())
                 if answer.status == 201:
                     file.write(json.dumps({"at": time.time(), "id": body["id"], "token": token}) + chr(10))
                     break
-            except (OSError, http.client.HTTPException, ValueError):
-                pass
+                failure = f"{answer.status} {body}"
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                failure = repr(error)
             finally:
                 if connection is not None:
                     connection.close()
+            if failure:
+                file.write(json.dumps({"at": time.time(), "began": began, "failure": failure}) + chr(10))
             time.sleep(0.02)
         time.sleep(0.1)
 """
@@ -61,12 +64,17 @@ class RwClient:
     def _entries(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self._journal.read_text().splitlines() if line.endswith("}")]
 
-    def longest_gap(self) -> float:
-        """Seconds between two acknowledged rows, at most."""
-        times = [float(str(entry["at"])) for entry in self._entries()]
+    def _acknowledged(self) -> list[dict[str, object]]:
+        return [entry for entry in self._entries() if "token" in entry]
+
+    def longest_gap(self) -> tuple[float, str]:
+        """Seconds between two acknowledged rows, at most; and what the client met in that time."""
+        times = [float(str(entry["at"])) for entry in self._acknowledged()]
         assert len(times) > 2, "no row was acknowledged through -rw"
-        return ledger.longest_silence(times)[0]
+        seconds, end = ledger.longest_silence(times)
+        failures = [e for e in self._entries() if "failure" in e and end - seconds <= float(str(e["at"])) <= end]
+        return seconds, ", ".join(f"{float(str(e['at'])) - end:.2f} s: {e['failure']}" for e in failures)
 
     def lost(self, rows: dict[str, list[int]]) -> list[str]:
         """Tokens that were acknowledged and are not there."""
-        return [str(e["token"]) for e in self._entries() if e["id"] not in rows.get(str(e["token"]), ())]
+        return [str(e["token"]) for e in self._acknowledged() if e["id"] not in rows.get(str(e["token"]), ())]

@@ -3,9 +3,11 @@
 Used by ``elected``. Level-triggered: what is wanted is kept until the API has it.
 
 Rules:
-    1. The primary labels itself first, then takes the label from whoever else has it: an old
-       primary that cannot be reached leaves the Service all the same.
-    2. A replica changes its own label only.
+    1. A new primary labels itself and takes the label from whoever else has it, both at once:
+       an old primary that cannot be reached leaves the Service all the same.
+    2. A replica changes its own label only, and one that was the primary leaves a moment for
+       its successor to do so: EndpointSlices and proxies take in a change a second, so a Service
+       that is empty between two of them stays empty for that second.
     3. As primary only with an open fence: one that was frozen, and does not know yet that it
        has a successor, leaves the successor's label alone.
 """
@@ -14,10 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from sqlitecluster.kubeapi import KubeAPI, KubeError, NotFound
+from sqlitecluster.kubeapi import KubeAPI, KubeError, NotFound, Pod
 
 if TYPE_CHECKING:
     from sqlitecluster.replicator.election_peers import Peers
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 ROLE: Final = "sqlitecluster.dev/role"
 PRIMARY, REPLICA = "primary", "replica"
 _AGAIN_S: Final = 1.0
+_YIELD_S: Final = 1.0
 _LOOK_S: Final = 5.0
 _CODE: Final = "RoleLabel"
 
@@ -41,6 +44,7 @@ class RoleLabels:
         self._problems = problems
         self._is_primary = is_primary
         self._role = ""
+        self._was_primary = False
         self._changed = asyncio.Event()
 
     def primary(self, _pod: str) -> None:
@@ -53,6 +57,7 @@ class RoleLabels:
 
     def _set(self, role: str) -> None:
         if role != self._role:
+            self._was_primary = self._role == PRIMARY
             self._role = role
             self._changed.set()
 
@@ -61,36 +66,47 @@ class RoleLabels:
         fresh = False
         while True:
             self._changed.clear()
-            done = not self._role or await self._write(trust=not fresh)
-            fresh = False
-            try:
-                async with asyncio.timeout(_LOOK_S if done else _AGAIN_S):
-                    await self._changed.wait()
-                    fresh = True
-            except TimeoutError:
+            if fresh and self._was_primary and await self._changes(_YIELD_S):
                 continue
+            done = not self._role or await self._write(trust=not fresh or self._was_primary)
+            fresh = await self._changes(_LOOK_S if done else _AGAIN_S)
+
+    async def _changes(self, limit_s: float) -> bool:
+        """Wait for another role; False after the limit."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _write(self, *, trust: bool) -> bool:
-        role, me = self._role, self._peers.me
-        if role == PRIMARY and not self._is_primary():
+        if not self._is_allowed(self._role):
             return False
+        role = self._role
         try:
-            if not trust:
-                await self._label(me, role)  # a new role: do not look first
-            pods = {pod.name: pod for pod in await self._peers.refresh()}
-            mine = pods.get(me)
-            if role != self._role or (role == PRIMARY and not self._is_primary()):
+            if not trust:  # a new role: do not look first
+                await self._relabel(role, self._peers.pods, is_mine_right=False)
+            pods = await self._peers.refresh()
+            if role != self._role or not self._is_allowed(role):
                 return False  # much can have happened while the API answered
-            if mine is None or mine.labels.get(ROLE) != role:
-                await self._label(me, role)
-            if role == PRIMARY:
-                others = [p.name for p in pods.values() if p.name != me and p.labels.get(ROLE) != REPLICA]
-                await asyncio.gather(*(self._label(name, REPLICA) for name in others))
+            mine = next((pod for pod in pods if pod.name == self._peers.me), None)
+            await self._relabel(role, pods, is_mine_right=mine is not None and mine.labels.get(ROLE) == role)
         except KubeError as error:
             self._problems.report(_CODE, f"the role label cannot be written: {error}")
             return False
         self._problems.clear(_CODE)
         return True
+
+    def _is_allowed(self, role: str) -> bool:
+        return role != PRIMARY or self._is_primary()
+
+    async def _relabel(self, role: str, pods: Sequence[Pod], *, is_mine_right: bool) -> None:
+        me = self._peers.me
+        wanted = {} if is_mine_right else {me: role}
+        if role == PRIMARY:
+            wanted |= {pod.name: REPLICA for pod in pods if pod.name != me and pod.labels.get(ROLE) != REPLICA}
+        await asyncio.gather(*(self._label(pod, label) for pod, label in wanted.items()))
 
     async def _label(self, pod: str, role: str) -> None:
         try:

@@ -146,6 +146,8 @@ class StreamHub:
             self._check_epoch(peer)
         except TimeoutError as error:
             raise StreamError(f"the replica sent no positions within {CLAIMS_S:.0f} s") from error
+        except ConnectionError as error:
+            raise StreamError("the replica went away before it had sent its positions") from error
         except SQLiteClusterError as error:
             self.counters.refused_streams += 1
             log.warning("refused a stream to %s: %s", request.remote, error)

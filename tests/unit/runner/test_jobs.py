@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.jobs import End, Outcome, run_job
+from runner.jobs import End, Outcome, run_job, what_failed
 from runner.plan import Job
 
 LIMIT_S = 120.0
@@ -73,3 +73,19 @@ def test_a_failed_lane_shows_the_end_of_its_log(tmp_path: Path, capsys: pytest.C
 def test_a_lane_with_another_count_gets_more_time() -> None:
     longer = lane("").with_count(15)
     assert (longer.command[-1], longer.limit_s, longer.budget) == ("15", 3 * LIMIT_S, 15)
+
+
+def test_the_verdict_can_name_each_violation_with_the_lines_that_follow_it(tmp_path: Path) -> None:
+    script = (
+        "print('[made-up] VIOLATION: lost\\nrow 7'); print('x\\n' * 70); print('made-up: 4 of 5 things, 1 violations')"
+    )
+    run(script, tmp_path)
+    assert [text.splitlines()[:2] for text in what_failed(lane(script), tmp_path)] == [
+        ["[made-up] VIOLATION: lost", "row 7"]
+    ]
+
+
+def test_without_a_violation_it_names_what_pytest_says(tmp_path: Path) -> None:
+    script = "print('FAILED tests/a.py::test_b'); print('1 failed'); raise SystemExit(1)"
+    run(script, tmp_path)
+    assert what_failed(lane(script), tmp_path) == ["FAILED tests/a.py::test_b"]
