@@ -10,7 +10,7 @@ from dataclasses import replace
 from sqlitecluster.election import transfer as handing
 from sqlitecluster.election.core import ElectorCore
 from sqlitecluster.election.instants import NEVER, Instant, seconds
-from sqlitecluster.election.messages import AskPeers, NodeState, PeersAnswered, Resume, SetFence, TellTarget
+from sqlitecluster.election.messages import AskPeers, NodeState, NotDrained, PeersAnswered, Resume, SetFence, TellTarget
 from sqlitecluster.election.record import COMPLETED, HandOff, LeaseRecord
 from sqlitecluster.election.transfer import Phase, Transfer
 
@@ -39,7 +39,7 @@ class Giving(ElectorCore):
         record = self.seen.record
         found: NodeState | str = "the Lease is missing"
         if record is not None:
-            found = handing.choose(transfer.request, record, event)
+            found = handing.choose(transfer, record, event)
         if isinstance(found, str):
             self._abort(found, event.now)
             return
@@ -50,6 +50,19 @@ class Giving(ElectorCore):
         if self.transfer is not None and self.transfer.phase is Phase.DRAINING:
             self.transfer.phase = Phase.SWAPPING
             self._result = None
+
+    def _on_not_drained(self, event: NotDrained) -> None:
+        """Programs wait on while another target is looked for; without one they go on here."""
+        transfer = self.transfer
+        if transfer is None or transfer.phase is not Phase.DRAINING:
+            return
+        if not transfer.is_to_anybody or transfer.target is None or event.now.passed(transfer.deadline):
+            self._abort(event.reason, event.now)
+            return
+        transfer.passed_over.add(transfer.target.pod)
+        transfer.failure, transfer.phase = event.reason, Phase.CHOOSING
+        self._asking, self._asked = True, 0
+        self._do(AskPeers(0))
 
     def _swap(self, now: Instant) -> None:
         record, transfer = self.seen.record, self.transfer

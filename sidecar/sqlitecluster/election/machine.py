@@ -109,7 +109,7 @@ class Elector(Promising, Giving, Taking, Agreeing):
             case Drained():
                 self._on_drained(event.now)
             case NotDrained():
-                self._abort(event.reason, event.now)
+                self._on_not_drained(event)
             case HandOffReady():
                 self._on_ready(event)
             case NewerEpoch():
@@ -250,7 +250,7 @@ class Elector(Promising, Giving, Taking, Agreeing):
         elif transfer.phase is Phase.ABORTING and written:
             self._aborted(transfer)
         elif transfer.phase is Phase.ANNOUNCING and written:
-            transfer.phase, transfer.drained_at = Phase.DRAINING, now
+            transfer.phase, transfer.drained_at = Phase.DRAINING, transfer.drained_at or now
             target = transfer.target.pod if transfer.target else ""
             self._do(Drain(target, max(0.0, now.until(transfer.deadline) / 1e9)))
 

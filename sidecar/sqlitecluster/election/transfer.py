@@ -3,6 +3,7 @@
 Made and driven by ``machine.Elector``; knows nothing of fences and requests in flight.
 
     CHOOSING    peers are asked who can take over
+                (again, when the one that was chosen went away and anybody will do)
     ANNOUNCING  a renewal carries the result's phase Draining, and that the request is handled
     DRAINING    new writes wait, running ones end, the target acknowledges the last transaction
     SWAPPING    one compare-and-swap names the target as holder, in the next epoch
@@ -16,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from sqlitecluster.election.candidacy import may_lead
@@ -63,6 +64,13 @@ class Transfer:
     swapped: bool = False
     """A swap was sent."""
     failure: str = ""
+    passed_over: set[str] = field(default_factory=set)
+    """Pods that were chosen and did not acknowledge everything."""
+
+    @property
+    def is_to_anybody(self) -> bool:
+        """Whether another target will do."""
+        return self.request.kind == "demote" or self.request.to == "*"
 
     def result(self, me: Holder, phase: str, now: Instant, message: str = "") -> HandOffResult:
         """What to write beside the holder."""
@@ -113,12 +121,13 @@ def begin(request: HandOff, now: Instant, limit_s: float, *, stopping: bool = Fa
     return Transfer(request, now, now.plus(seconds(limit_s)), stopping)
 
 
-def choose(request: HandOff, record: LeaseRecord, answer: PeersAnswered) -> NodeState | str:
+def choose(transfer: Transfer, record: LeaseRecord, answer: PeersAnswered) -> NodeState | str:
     """The target, or why there is none."""
+    request = transfer.request
     rivals = [peer for peer in answer.peers if peer.uid and may_lead(peer, record, answer.now)]
-    if request.kind == "demote" or request.to == "*":
-        found = best(rivals, "")
-        return found if found is not None else _nobody(answer)
+    if transfer.is_to_anybody:
+        found = best((peer for peer in rivals if peer.pod not in transfer.passed_over), "")
+        return found if found is not None else transfer.failure or _nobody(answer)
     named = next((peer for peer in answer.peers if peer.pod == request.to), None)
     if named is None:
         return f"{request.to} does not answer"

@@ -336,7 +336,7 @@ class Elected:
         try:
             positions = await self._drained(deadline)
             if pod and not await self._replicator.wait_acknowledged(pod, positions, deadline):
-                self._step(m.NotDrained(f"{pod} did not acknowledge everything in time", clock()))
+                self._step(m.NotDrained(f"{pod} went away or did not acknowledge everything in time", clock()))
                 return
         except SQLiteClusterError as error:
             self._step(m.NotDrained(error.message, clock()))

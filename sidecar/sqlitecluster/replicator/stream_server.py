@@ -48,6 +48,8 @@ _WRITE_BYTES: Final = 128 * 1024
 _AT_ONCE_BYTES: Final = 32 * 1024
 MAX_CLAIMS: Final = 16_384
 _LOOK_S: Final = 0.1
+_GONE_S: Final = 5.0
+"""A replica connects again within a second or two, unless it stops."""
 
 Positions = Mapping[str, tuple[int, int, int]]
 """Name → (epoch of the newest transaction, TXID, checksum)."""
@@ -95,8 +97,12 @@ class StreamHub:
             stream.checkpointed(name, txid)
 
     async def wait_acknowledged(self, name: str, positions: Positions, deadline: float) -> bool:
-        """Until a replica has acknowledged all of these positions; False at the deadline (CLOCK_MONOTONIC)."""
+        """Until a replica has acknowledged all of these positions.
+
+        False at the deadline (CLOCK_MONOTONIC), or when it was not connected for ``_GONE_S``: programs wait meanwhile.
+        """
         asked: ReplicaStream | None = None
+        connected = time.monotonic()
         while True:
             self._acknowledged.clear()
             stream = next((stream for stream in self.streams if stream.peer.name == name), None)
@@ -105,7 +111,9 @@ class StreamHub:
             if stream is not None and stream is not asked:
                 asked = stream
                 stream.ask()
-            left = deadline - time.monotonic()
+            now = time.monotonic()
+            connected = now if stream is not None else connected
+            left = min(deadline, connected + _GONE_S) - now
             if left <= 0:
                 return False
             with contextlib.suppress(TimeoutError):

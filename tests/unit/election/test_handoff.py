@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sqlitecluster.election import messages as m
 from sqlitecluster.election.instants import NEVER, SECOND
 from sqlitecluster.election.record import HandOff, HandOffResult, LeaseRecord
@@ -75,6 +77,60 @@ def test_a_drain_that_fails_lets_programs_go_on() -> None:
     bench.accept(bench.sent())
     assert bench.has(m.Resume)
     assert bench.left_s() == 6
+
+
+def lost_target(request: HandOff, *left: m.NodeState) -> Bench:
+    """Programs wait, the target does not acknowledge; ``left`` are those that answer then."""
+    bench = Bench()
+    bench.lead()
+    bench.draining(request, peer("c-1", 5, 1))
+    bench.wait(0.5).step(m.NotDrained("c-1 went away", bench.now))
+    if bench.has(m.AskPeers):
+        bench.peers(*left)
+    return bench
+
+
+@pytest.mark.parametrize("request_", [HandOff("r1", "*"), HandOff("r1", "c-0", kind="demote")])
+def test_when_the_target_goes_away_another_one_is_taken(request_: HandOff) -> None:
+    bench = lost_target(request_, peer("c-1", 5, 1), peer("c-2", 4, 1))
+    drained_at = bench.elector.transfer.drained_at  # type: ignore[union-attr]
+    bench.accept(bench.sent())
+    assert bench.one(m.Drain).pod == "c-2"
+    assert bench.elector.transfer.drained_at == drained_at  # type: ignore[union-attr]
+    bench.step(m.Drained(bench.now))
+    assert bench.sent().pod == "c-2"
+
+
+def test_when_no_other_target_is_left_programs_go_on() -> None:
+    bench = lost_target(HandOff("r1", "*"), peer("c-1", 5, 1))
+    result = bench.sent().result
+    assert result is not None and (result.phase, result.message) == ("Failed", "c-1 went away")
+    bench.accept(bench.sent())
+    assert bench.has(m.Resume)
+
+
+def test_when_a_named_target_goes_away_no_other_one_is_taken() -> None:
+    bench = lost_target(REQUEST)
+    assert not bench.has(m.AskPeers)
+    result = bench.sent().result
+    assert result is not None and result.phase == "Failed"
+
+
+def test_a_stopping_primary_whose_target_stops_too_takes_another_one_or_lets_the_lease_go() -> None:
+    for left, then in (((peer("c-2", 5, 1),), "c-2"), ((), "")):
+        bench = Bench()
+        bench.lead()
+        bench.step(m.Terminate(bench.now))
+        bench.peers(peer("c-1", 5, 1))
+        bench.accept(bench.sent())
+        bench.wait(0.5).step(m.NotDrained("c-1 went away", bench.now))
+        bench.peers(*left)
+        if then:
+            bench.accept(bench.sent())
+            bench.step(m.Drained(bench.now))
+        assert (bench.sent().pod, bench.sent().released) == (then, not then)
+        bench.accept(bench.sent())
+        assert kinds(bench.actions)[-1] == "Released"
 
 
 def test_nothing_is_resumed_while_a_swap_could_still_land() -> None:

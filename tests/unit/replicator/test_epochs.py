@@ -123,6 +123,19 @@ def test_acknowledgements_are_waited_for(tmp_path: Path) -> None:
     asyncio.run(play())
 
 
+def test_a_replica_that_is_gone_is_not_waited_for_until_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sqlitecluster.replicator.stream_server._GONE_S", 0.3)
+
+    async def play() -> None:
+        async with two_nodes(tmp_path) as pair, asyncio.timeout(60):
+            hub = pair.primary.hub
+            assert not await hub.wait_acknowledged("n2", {"a.db": (0, 1, 1)}, time.monotonic() + 3600)
+
+    asyncio.run(play())
+
+
 def test_a_replica_acknowledges_at_once_when_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sqlitecluster.replicator.stream_client.ACK_S", 3600.0)
 
