@@ -301,7 +301,7 @@ def judge(scene: Scene, where: str, doubtful: int, told: set[int]) -> None:
         found = integrity(node.mount / scene.name)
         if found != "ok":
             run.violation(f"{where}: integrity_check on {node.name}: {found}")
-        gap = images.chain_gap(node, scene.name)
+        gap = images.chain_gap(node, scene.name, 5.0)
         if gap:
             run.violation(f"{where}: {node.name}: gap: {gap}")
 

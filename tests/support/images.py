@@ -107,10 +107,20 @@ def integrity(path: Path) -> str:
         return "\n".join(str(row[0]) for row in db.execute("PRAGMA integrity_check"))
 
 
-def chain_gap(node: Node, name: str) -> str | None:
-    """The first gap between the LTX files of the lowest level."""
+def chain_gap(node: Node, name: str, patience_s: float = 0.0) -> str | None:
+    """The first gap between the LTX files of the lowest level that is still there after ``patience_s``.
+
+    What did not go through the log has its file at once; what was before it is cut within a second or two.
+    """
+    until = time.monotonic() + patience_s
+    while (gap := _gap(backing(node, name, "ltx") / "0")) is not None and time.monotonic() < until:
+        time.sleep(0.2)
+    return gap
+
+
+def _gap(folder: Path) -> str | None:
     last: int | None = None
-    for file in sorted((backing(node, name, "ltx") / "0").glob("*.ltx")):
+    for file in sorted(folder.glob("*.ltx")):
         low, high = (int(part, 16) for part in file.stem.split("-"))
         if last is not None and low > last + 1:
             return f"after {last:x} comes {file.name}"

@@ -18,6 +18,7 @@ from localcluster.errors import ClusterError
 BASE = Path("/sys/fs/cgroup")
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 KILL_LIMIT_S = 20.0
+FREEZE_TRIES, FREEZE_LIMIT_S, FREEZE_PAUSE_S = 15, 1.5, 0.2
 
 
 def hierarchies() -> list[Path]:
@@ -53,14 +54,22 @@ def _freezer(group: str) -> Path:
 
 
 def set_frozen(group: str, frozen: bool) -> None:
-    """Stop or go on with all processes of a group and below."""
+    """Stop or go on with all processes of a group and below.
+
+    A program that waits for a FUSE file system cannot be frozen, and its answer never comes once the process behind
+    that file system is: then all go on for a moment, and it is tried again.
+    """
     state = _freezer(group) / "freezer.state"
     if not state.exists():
         return
     wanted = "FROZEN" if frozen else "THAWED"
-    state.write_text(wanted)
-    if not processes.wait_until(lambda: state.read_text().strip() == wanted, KILL_LIMIT_S):
-        raise ClusterError(f"{group} did not become {wanted}")
+    for _ in range(FREEZE_TRIES):
+        state.write_text(wanted)
+        if processes.wait_until(lambda: state.read_text().strip() == wanted, FREEZE_LIMIT_S):
+            return
+        state.write_text("THAWED")
+        time.sleep(FREEZE_PAUSE_S)
+    raise ClusterError(f"{group} did not become {wanted}")
 
 
 def is_frozen(group: str) -> bool:

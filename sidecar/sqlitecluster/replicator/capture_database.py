@@ -130,6 +130,7 @@ class DatabaseCapture:
             return self._no_database()
         if (self.db.compare_wanted or words[Word.RAW_HINT] != words[Word.RAW_HINT_DONE]) and now >= self._compare_at:
             if self.image.capture():
+                self.held.compared()
                 return 0.0
             self._compare_at = now + RETRY_S
         pause = min(self._wal_turn(now), self._compare_at - now if self._compare_at > now else NEVER)
@@ -340,6 +341,7 @@ class DatabaseCapture:
         self.close()
         db.store.set_wal_mark(0, 0, 0, 0)
         db.compare_wanted = False
+        self.held.compared()
         words[Word.GONE_DONE] = drop
         self.last_event = now
         return 0.0

@@ -353,7 +353,8 @@ class HeldCommits:
             self._publish_old(flight)
         except (SQLiteClusterError, OSError) as error:
             db.want_compare(f"transaction {flight.txid:016x} could not be taken back: {error}")
-        self._end_flight()
+        else:
+            self._end_flight()
         span = flight.span
         if span is not None and self._words[Word.HELD_WRITTEN] >= flight.seq:
             db.captured(self._words[Word.WAL_GEN], self._words[Word.WAL_END])  # nothing of it waits for capture
@@ -395,6 +396,7 @@ class HeldCommits:
             self._give_up(int(self._words[Word.HELD_SEQ]))
         flight = self.flight
         if flight is None:
+            self.leave()  # the image was not compared in time
             return
         self._quorum.withdraw(self._db.name)
         written = self._words[Word.HELD_WRITTEN] >= flight.seq
@@ -425,7 +427,16 @@ class HeldCommits:
         if seq != words[Word.HELD_OVER] and words[Word.HELD_DONE] != seq:
             self._refuse(seq)
         db.want_compare(f"transaction {txid:016x} was in doubt")
-        store.set_in_flight(0)
+
+    def compared(self) -> None:
+        """The image was compared with the history: what was in doubt is in both, or was followed by what is there.
+
+        Not earlier may replicas show it: what a reader saw once must not go away.
+        """
+        db = self._db
+        if self.flight is None and self._quorum.holds:
+            db.store.set_in_flight(0)
+            self._quorum.commit(db.name, db.store.position.txid)
 
     def leave(self) -> None:
         """[programs cannot write] As ``resume``, but what programs do not see stays in flight."""

@@ -85,16 +85,16 @@ class QuorumView:
         self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._node.zones.on_change = self.zones_changed
 
-    def begin(self, positions: Mapping[str, Position], *, are_committed: bool) -> None:
-        """This node is the primary, and has this; ``are_committed``: programs can see it."""
+    def begin(self, positions: Mapping[str, Position], committed: Mapping[str, int]) -> None:
+        """This node is the primary, and has this; ``committed``: TXIDs up to which programs surely can see it."""
         with self._lock:
             self._table.zone = self._zone(self._node.config.name, self._node.config.replication.zone)
             self._committed = {}
             for name, position in positions.items():
                 self._table.expect(name, position)
-        if are_committed and self.holds:
-            for name, position in positions.items():
-                self.commit(name, position.txid)
+        if self.holds:
+            for name, txid in committed.items():
+                self.commit(name, txid)
 
     def hold(self, *, on: bool) -> None:
         """Have the mount hold commits back, or let them pass."""

@@ -289,7 +289,7 @@ class Roles:
         if not tail or not node.config.replication.is_quorum:
             return
         log.info("%s: transactions in doubt are given to the members first", ", ".join(tail))
-        quorum.begin({db.name: db.position for db in stores}, are_committed=False)
+        quorum.begin({db.name: db.position for db in stores}, {})
         self._parts.hub.primary = True
         deadline = time.monotonic() + TAIL_S
         while not quorum.has_enough():

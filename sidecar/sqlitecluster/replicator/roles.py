@@ -118,8 +118,10 @@ class PrimaryRole:
         state = self._node.state
         state.set_primary_name("")
         state.node[NodeWord.LAG_MS] = 0
-        store, quorum = self._node.store, self._node.quorum
-        quorum.begin({name: store.open(name).position for name in store.names()}, are_committed=True)
+        quorum, stores = self._node.quorum, [self._node.store.open(name) for name in self._node.store.names()]
+        # A transaction in doubt is not: capture judges it, and commits it or what takes it back.
+        committed = {db.name: db.in_flight - 1 if db.in_flight else db.position.txid for db in stores}
+        quorum.begin({db.name: db.position for db in stores}, committed)
         await asyncio.to_thread(self.capture.start)
         quorum.hold(on=True)
         self.capture.attend()

@@ -190,6 +190,25 @@ def test_a_successor_of_the_replicator_finds_what_became_of_it(holding: Holding)
     assert not holding.app.capture.db.compare_wanted
 
 
+def test_what_its_successor_must_compare_is_not_shown_before(holding: Holding) -> None:
+    holding.join()
+    published = Path(f"{holding.app.path}-shm").read_bytes()
+    holding.hold()
+    holding.turn()
+    doubtful = holding.position
+    with open(f"{holding.app.path}-shm", "r+b") as file:
+        file.write(published)  # its program died before
+    holding.app.rig.restart(kill=True)
+    assert holding.app.capture.db.compare_wanted
+    assert holding.app.capture.db.store.in_flight == doubtful.txid
+    quorum = holding.app.rig.node.quorum
+    assert quorum.committed(holding.app.name) < doubtful.txid
+    holding.app.captured()
+    assert holding.position == Position(doubtful.txid + 1, holding.before.checksum)
+    assert holding.app.capture.db.store.in_flight == 0
+    assert quorum.committed(holding.app.name) == holding.position.txid, "both are shown together"
+
+
 def test_a_last_close_between_two_looks_drops_what_was_never_published(holding: Holding) -> None:
     """The look at the log came before the close removed it, the look at the locks after: it is gone."""
     holding.join()

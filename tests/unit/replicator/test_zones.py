@@ -57,7 +57,7 @@ def view(acks: int) -> tuple[QuorumView, Zones]:
     node: Any = SimpleNamespace(config=config, zones=zones)
     made = QuorumView(node)
     zones.on_change = made.zones_changed
-    made.begin({"a.db": Position(7, 1)}, are_committed=False)
+    made.begin({"a.db": Position(7, 1)}, {})
     for number, name in enumerate(("a", "b"), 1):
         made.join(number, name, "?")
         made.acknowledged(number, "a.db", Position(7, 1))
