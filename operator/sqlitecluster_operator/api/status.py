@@ -10,6 +10,7 @@ from sqlitecluster_operator.api.base import Int32, Int64, Model, Time
 from sqlitecluster_operator.api.pods import Atomic, ListMapByName
 
 HISTORY_MAX = 5
+HANDLED_MAX = 20
 
 
 class Condition(Model):
@@ -155,5 +156,9 @@ class SQLiteClusterStatus(Model):
         default_factory=list
     )
     """Planned changes of the primary that ended, newest first."""
+    handled_requests: Annotated[
+        list[Annotated[str, Field(max_length=256)]], Field(max_length=HANDLED_MAX, json_schema_extra=Atomic)
+    ] = Field(default_factory=list)
+    """Requests of users that were dealt with, newest first: each is done once while its annotations stay the same."""
     promotion: Promotion | None = None
     """The last time that somebody accepted a loss of data (annotation sqlitecluster.dev/promote)."""

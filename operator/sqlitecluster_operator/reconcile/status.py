@@ -32,6 +32,7 @@ def status(case: Case, handoffs: Handoffs, promotion: Record | None, wanted: int
         "instancesStatus": [_instance(case, pod) for pod in case.around.pods],
         "handoff": handoffs.record,
         "history": list(handoffs.history),
+        "handledRequests": list(handoffs.handled),
         "promotion": promotion,
     }
     if primary is not None:
