@@ -130,12 +130,15 @@ def replace_broken(draft: Draft, intent: Intent) -> bool:
     case = draft.case
     primary = case.primary
     for pod in case.around.pods:
-        if pod.deleting or pod.programs_since is None:
+        if pod.deleting:
             continue
-        since = pod.unmounted_since
-        if since is not None and since > pod.programs_since:
+        since, programs = pod.unmounted_since, pod.programs_since
+        # A program that ends at once because it cannot write runs at few looks: that it was let in is enough.
+        let_in = pod.sidecar_started or programs is not None
+        demoted = primary is not None and pod.uid != primary.uid and pod.role != "primary"
+        if since is not None and programs is not None and since > programs:
             why, reason = "its sidecar ended and was started anew, so its programs see no mount", "MountReplaced"
-        elif intent.run_on_primary and primary is not None and pod.uid != primary.uid and pod.role != "primary":
+        elif intent.run_on_primary and let_in and demoted:
             why, reason = "it is not the primary any more, and the program runs on the primary only", "Demoted"
         else:
             continue
