@@ -131,7 +131,7 @@ class SQLiteClusterStatus(Model):
     current_primary: Annotated[str, Field(max_length=253)] | None = None
     """Pod that holds the Lease."""
     target_primary: Annotated[str, Field(max_length=253)] | None = None
-    """Pod that should hold it; differs during a hand-off."""
+    """Pod that should hold it; differs during a hand-off, and is absent until a target was chosen."""
     current_primary_since: Time | None = None
     """Since when."""
     instances: Int32 | None = None

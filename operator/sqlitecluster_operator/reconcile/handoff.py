@@ -66,6 +66,22 @@ class Handoffs:
         """Whether a hand-off is under way."""
         return self.record is not None and self.record.get("phase") not in FINISHED
 
+    @property
+    def target(self) -> str:
+        """Who should be the primary when it is over; empty while nobody knows: the primary chooses."""
+        record = self.record or {}
+        named = record.get("kind") != "demote" or record.get("phase") == "Transferring"
+        to = str(record.get("to") or "")
+        return to if self.active and named and to != EVERYBODY else ""
+
+    @property
+    def words(self) -> str:
+        """What is done, in brief."""
+        record = self.record or {}
+        to = self.target or "the best other instance"
+        demoted = record.get("from") or "the primary"
+        return f"{demoted} is demoted: hand-off to {to}" if record.get("kind") == "demote" else f"hand-off to {to}"
+
     def ended(self, record: Record) -> Handoffs:
         """With the record of a hand-off that ended."""
         others = (one for one in self.history if one.get("id") != record["id"])

@@ -40,6 +40,26 @@ def test_a_request_is_written_to_the_lease_and_recorded() -> None:
     assert condition(made)["reason"] == "SwitchoverInProgress"
 
 
+@pytest.mark.parametrize(
+    ("kind", "to", "phase", "target", "words"),
+    [
+        ("handoff", "notes-2", "Requested", "notes-2", "hand-off to notes-2"),
+        ("handoff", "*", "Requested", None, "hand-off to the best other instance"),
+        ("handoff", "*", "Draining", None, "hand-off to the best other instance"),
+        ("handoff", "notes-1", "Transferring", "notes-1", "hand-off to notes-1"),
+        ("demote", "notes-0", "Requested", None, "notes-0 is demoted: hand-off to the best other instance"),
+        ("demote", "*", "Draining", None, "notes-0 is demoted: hand-off to the best other instance"),
+        ("demote", "notes-1", "Transferring", "notes-1", "notes-0 is demoted: hand-off to notes-1"),
+    ],
+)
+def test_the_target_is_named_when_it_is_known(kind: str, to: str, phase: str, target: str | None, words: str) -> None:
+    record = OPEN | ASKED_NOW | {"kind": kind, "to": to, "phase": phase}
+    made = handed({}, record, held=lease(handoff={"id": "a"}))
+
+    assert made.status.get("targetPrimary") == target
+    assert condition(made)["message"] == words
+
+
 def test_who_asked_is_recorded() -> None:
     fields = {"f:metadata": {"f:annotations": {f"f:{names.ANNOTATION_DEMOTE}": {}}}}
     raw = cluster(annotations={names.ANNOTATION_DEMOTE: "*"}, managedFields=[{"manager": "argocd", "fieldsV1": fields}])
