@@ -20,6 +20,8 @@ ROLE_PATIENCE_S: Final = 5.0
 """How long sidecars have to set the labels themselves."""
 REPLACE_PATIENCE_S: Final = 3.0
 """How long something must last before a pod is replaced for it: the Lease's and the pods' events come apart."""
+WAIT_TOLD_S: Final = 30.0
+"""How long an update must wait for others before it is an Event."""
 OPERATOR: Final = names.FIELD_MANAGER
 
 
@@ -105,7 +107,7 @@ def _may_sleep(draft: Draft, intent: Intent) -> bool:
 
 
 def leave(draft: Draft) -> Request | None:
-    """The hand-off that is due because the primary's node is cordoned or its pod is being deleted."""
+    """The hand-off that is due because the primary cannot stay, or may not: cordoned, deleted, or no candidate."""
     case = draft.case
     primary = case.primary
     if primary is None:
@@ -115,6 +117,8 @@ def leave(draft: Draft) -> Request | None:
         reason = "pod-deleted"
     elif node is not None and node.unschedulable:
         reason = "node-cordoned"
+    elif case.intent is not None and primary.name in case.intent.barred:
+        reason = "not-a-candidate"
     else:
         return None
     target = _best(case, lambda pod: pod.uid != primary.uid and _schedulable(case, pod))
@@ -178,10 +182,10 @@ def update(draft: Draft, intent: Intent) -> Request | None:
     if broken:
         return _replace(draft, broken[-1], "it is out of date and does not serve")
     everybody = len(case.around.pods) >= existing.replicas and all(case.healthy(pod) for pod in case.around.pods)
-    if primary is None or not everybody:
-        if primary is not None and len(case.around.pods) == 1 and existing.replicas == 1:
-            return _replace(draft, old[0], "it is out of date and does not serve")
+    if primary is None:
         return None
+    if not everybody:
+        return _wait(draft, intent, primary, old)
     if followers:
         return _replace(draft, followers[-1], "it is out of date")
     return _update_primary(draft, intent, primary)
@@ -194,7 +198,26 @@ def _update_primary(draft: Draft, intent: Intent, primary: PodView) -> Request |
     if intent.primary_update == "Supervised":
         return None
     target = _best(case, lambda pod: pod.uid != primary.uid and pod.template_hash == intent.template_hash)
-    return _own(case, "update", target) if target is not None else None
+    if target is not None:
+        return _own(case, "update", target)
+    others = {pod.name for pod in case.around.pods if pod.uid != primary.uid}
+    if others <= intent.barred and primary.name not in intent.barred:  # it alone may lead, and so may its successor
+        why = "it is the last one that is out of date, and primary.candidates lets no other pod take over meanwhile"
+        return _replace(draft, primary, why)
+    draft.note("UpdateWaits", f"{primary.name} is the last one that is out of date, and no other may take over now")
+    return None
+
+
+def _wait(draft: Draft, intent: Intent, primary: PodView, old: list[PodView]) -> Request | None:
+    """What an update does while not all do their part. A single instance has nobody to wait for."""
+    case, existing = draft.case, draft.case.around.stateful_set
+    if len(case.around.pods) == 1 and existing is not None and existing.replicas == 1:
+        return _replace(draft, old[0], "it is out of date and does not serve")
+    only_primary = [pod.uid for pod in old] == [primary.uid] and intent.primary_update != "Supervised"
+    if only_primary and draft.lasted(f"update of {primary.uid} waits", WAIT_TOLD_S):
+        behind = ", ".join(pod.name for pod in case.around.pods if not case.healthy(pod)) or "pods that are not there"
+        draft.note("UpdateWaits", f"{primary.name} is the last one that is out of date; it waits for {behind}")
+    return None
 
 
 def _replace(draft: Draft, pod: PodView, why: str) -> Request | None:

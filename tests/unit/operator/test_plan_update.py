@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sqlitecluster_operator.reconcile.observed import (
+    NodeView,
     PodView,
     StatefulSetView,
 )
@@ -20,6 +22,7 @@ from support.operator_cases import (
     decide,
     deleted,
     handed,
+    lasting,
     lease,
     pods_of,
 )
@@ -102,6 +105,72 @@ def test_supervised_waits_for_a_person() -> None:
 
 def test_restart_replaces_the_primary_in_place() -> None:
     assert deleted(decide(cluster({"updateStrategy": {"primary": "Restart"}}), outdated(0))) == ["notes-0"]
+
+
+def with_index(pods: tuple[PodView, ...]) -> tuple[PodView, ...]:
+    return tuple(replace(pod, labels={"index": str(pod.ordinal)}) for pod in pods)
+
+
+def only_some_lead(*names: str, **more: Any) -> dict[str, Any]:
+    """A cluster whose pods of these ordinals may lead."""
+    chosen = {"matchExpressions": [{"key": "index", "operator": "In", "values": list(names)}]}
+    return cluster({"primary": {"candidates": {"selector": chosen}}, **more})
+
+
+def out_of_date(raw: dict[str, Any], *ordinals: int) -> tuple[PodView, ...]:
+    pods = with_index(pods_of(raw))
+    return tuple(replace(pod, template_hash="old", user_hash="old") if pod.ordinal in ordinals else pod for pod in pods)
+
+
+def test_the_only_candidate_is_replaced_in_place() -> None:
+    raw = only_some_lead("0")
+    made = decide(raw, out_of_date(raw, 0))
+
+    assert (deleted(made), asked(made)) == (["notes-0"], None)
+    assert "primary.candidates" in next(note.message for note in made.notes if note.reason == "ReplacingPod")
+
+
+def test_the_only_candidate_is_not_replaced_when_it_could_not_lead_again() -> None:
+    raw = only_some_lead("7")
+    made = decide(raw, out_of_date(raw, 0))
+
+    assert (deleted(made), asked(made)) == ([], None)
+    assert "UpdateWaits" in [note.reason for note in made.notes]
+
+
+def test_the_primary_waits_for_a_candidate_that_may_lead_later() -> None:
+    fenced = only_some_lead("0", "1", fence=["notes-1"])
+    made = decide(fenced, out_of_date(fenced, 0))
+
+    assert (deleted(made), asked(made)) == ([], None)
+    assert "UpdateWaits" in [note.reason for note in made.notes]
+
+
+def test_an_update_that_waits_long_for_a_candidate_says_so() -> None:
+    raw = only_some_lead("0", "1")
+    pods = changed(out_of_date(raw, 0), 1, ready=False)
+    soon, late = decide(raw, pods), decide(raw, pods, memory=lasting("update of uid-0 waits"))
+
+    assert (deleted(soon), deleted(late), asked(late)) == ([], [], None)
+    assert "UpdateWaits" not in [note.reason for note in soon.notes]
+    assert "notes-1" in next(note.message for note in late.notes if note.reason == "UpdateWaits")
+
+
+def test_a_primary_that_is_no_candidate_any_more_moves_away() -> None:
+    raw = only_some_lead("2")
+    written = asked(decide(raw, with_index(pods_of(raw))))
+
+    assert written is not None
+    assert (written["to"], "not-a-candidate" in written["requestedBy"]) == ("notes-2", True)
+
+
+def test_a_primary_whose_node_is_no_place_for_one_moves_away() -> None:
+    raw = cluster({"primary": {"candidates": {"nodeSelector": {"matchLabels": {"disk": "fast"}}}}})
+    labels = {"node1": {}, "node2": {"disk": "fast"}, "node3": {"disk": "fast"}}
+    written = asked(decide(raw, around={"nodes": {name: NodeView(name, labels=has) for name, has in labels.items()}}))
+
+    assert written is not None
+    assert written["to"] == "notes-1"
 
 
 def test_a_single_instance_is_replaced_in_place() -> None:
