@@ -20,6 +20,10 @@ ROLE_PATIENCE_S: Final = 5.0
 """How long sidecars have to set the labels themselves."""
 REPLACE_PATIENCE_S: Final = 3.0
 """How long something must last before a pod is replaced for it: the Lease's and the pods' events come apart."""
+BROKEN_S: Final = 10.0
+"""How long a replica that is out of date must not serve before it is replaced without waiting for others."""
+STARTING_S: Final = 60.0
+"""How long a pod that is up to date is waited for before a broken one is replaced, too."""
 WAIT_TOLD_S: Final = 30.0
 """How long an update must wait for others before it is an Event."""
 OPERATOR: Final = names.FIELD_MANAGER
@@ -178,8 +182,9 @@ def update(draft: Draft, intent: Intent) -> Request | None:
         return None
     primary = case.primary
     followers = [pod for pod in old if primary is None or pod.uid != primary.uid]
-    broken = [pod for pod in followers if not case.healthy(pod)]
-    if broken:
+    starting = _is_starting(draft, old, existing.replicas)
+    broken = _broken(draft, followers)
+    if broken and not starting:
         return _replace(draft, broken[-1], "it is out of date and does not serve")
     everybody = len(case.around.pods) >= existing.replicas and all(case.healthy(pod) for pod in case.around.pods)
     if primary is None:
@@ -189,6 +194,21 @@ def update(draft: Draft, intent: Intent) -> Request | None:
     if followers:
         return _replace(draft, followers[-1], "it is out of date")
     return _update_primary(draft, intent, primary)
+
+
+def _broken(draft: Draft, followers: list[PodView]) -> list[PodView]:
+    """Those out of date that did not serve for a while: one look does not tell a broken pod from one that is late."""
+    lame = [pod for pod in followers if not draft.case.healthy(pod)]
+    return [pod for pod in lame if draft.lasted(f"{pod.uid} does not serve", BROKEN_S)]
+
+
+def _is_starting(draft: Draft, old: list[PodView], replicas: int) -> bool:
+    """Whether a pod that is up to date may still get ready. Not for ever: it may need those that do not work."""
+    pods = draft.case.around.pods
+    new = [f"start of {pod.uid}" for pod in pods if pod not in old and not draft.case.healthy(pod)]
+    missing = ["start of a pod"] if len(pods) < replicas else []
+    patient = [draft.lasted(one, STARTING_S) for one in new + missing]  # all are asked: each has a time of its own
+    return not all(patient)
 
 
 def _update_primary(draft: Draft, intent: Intent, primary: PodView) -> Request | None:

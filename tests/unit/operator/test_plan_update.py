@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sqlitecluster_operator.reconcile.actions import Memory
 from sqlitecluster_operator.reconcile.observed import (
     NodeView,
     PodView,
@@ -14,6 +15,8 @@ from sqlitecluster_operator.reconcile.observed import (
 )
 from support.operator_cases import (
     ASKED_NOW,
+    CLOCK,
+    LATER,
     OPEN,
     asked,
     changed,
@@ -65,16 +68,46 @@ def test_after_the_hand_off_the_old_primary_is_updated_as_a_replica() -> None:
     assert deleted(decide(pods=pods, held=lease(holder="notes-1_uid-1"))) == ["notes-0"]
 
 
+BROKEN = lasting("uid-0 does not serve", "uid-1 does not serve", "uid-2 does not serve")
+"""All that do not serve did not for a while."""
+
+
 def test_a_pod_that_does_not_serve_is_updated_first_whatever_the_others_do() -> None:
     pods = changed(changed(outdated(0, 1, 2), 1, ready=False), 2, ready=False)
 
-    assert deleted(decide(pods=pods)) == ["notes-2"]
+    assert deleted(decide(pods=pods, memory=BROKEN)) == ["notes-2"]
 
 
 def test_pods_that_never_worked_are_updated_without_a_primary() -> None:
     pods = tuple(replace(pod, ready=False, role="") for pod in outdated(0, 1, 2))
 
-    assert deleted(decide(pods=pods, held=lease(holder="", epoch=0))) == ["notes-2"]
+    assert deleted(decide(pods=pods, held=lease(holder="", epoch=0), memory=BROKEN)) == ["notes-2"]
+
+
+def test_a_replica_that_is_not_ready_for_a_moment_is_not_broken() -> None:
+    made = decide(pods=changed(outdated(0, 1, 2), 1, ready=False))
+
+    assert deleted(made) == []
+    assert made.memory.since["uid-1 does not serve"] == CLOCK
+    assert deleted(decide(pods=changed(outdated(0, 1, 2), 1, ready=False), memory=made.memory, clock=CLOCK + 9)) == []
+    late = {"memory": made.memory, "clock": CLOCK + 11, "held": lease(seen_at=CLOCK + 11)}
+    assert deleted(decide(pods=changed(outdated(0, 1, 2), 1, ready=False), **late)) == ["notes-1"]
+
+
+def test_a_broken_replica_waits_for_one_that_starts_with_the_new_version_but_not_for_ever() -> None:
+    pods = changed(changed(outdated(0, 1), 1, ready=False), 2, ready=False)
+    both = Memory(since={**BROKEN.since, "start of uid-2": LATER})
+
+    assert deleted(decide(pods=pods, memory=BROKEN)) == []
+    assert deleted(decide(pods=pods, memory=both)) == ["notes-1"]
+
+
+def test_a_broken_replica_waits_for_a_pod_that_is_still_to_be_made() -> None:
+    pods = changed(outdated(0, 1), 1, ready=False)[:2]
+    both = Memory(since={**BROKEN.since, "start of a pod": LATER})
+
+    assert deleted(decide(pods=pods, memory=BROKEN)) == []
+    assert deleted(decide(pods=pods, memory=both)) == ["notes-1"]
 
 
 def test_no_pod_is_deleted_before_its_successor_would_be_new() -> None:
