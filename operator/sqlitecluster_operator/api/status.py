@@ -10,6 +10,7 @@ from sqlitecluster_operator.api.base import Int32, Int64, Model, Time
 from sqlitecluster_operator.api.pods import Atomic, ListMapByName
 
 HISTORY_MAX = 5
+HANDLED_MAX = 20
 
 
 class Condition(Model):
@@ -130,7 +131,7 @@ class SQLiteClusterStatus(Model):
     current_primary: Annotated[str, Field(max_length=253)] | None = None
     """Pod that holds the Lease."""
     target_primary: Annotated[str, Field(max_length=253)] | None = None
-    """Pod that should hold it; differs during a hand-off."""
+    """Pod that should hold it; differs during a hand-off, and is absent until a target was chosen."""
     current_primary_since: Time | None = None
     """Since when."""
     instances: Int32 | None = None
@@ -155,5 +156,9 @@ class SQLiteClusterStatus(Model):
         default_factory=list
     )
     """Planned changes of the primary that ended, newest first."""
+    handled_requests: Annotated[
+        list[Annotated[str, Field(max_length=256)]], Field(max_length=HANDLED_MAX, json_schema_extra=Atomic)
+    ] = Field(default_factory=list)
+    """Requests of users that were dealt with, newest first: each is done once while its annotations stay the same."""
     promotion: Promotion | None = None
     """The last time that somebody accepted a loss of data (annotation sqlitecluster.dev/promote)."""

@@ -3,8 +3,9 @@
 A request comes from annotations of the SQLiteCluster, or from the operator itself (rolling
 update, scale down, cordoned node). It is written to the Lease, where the primary's sidecar
 reads it, does it and answers. One at a time; the record is ``status.handoff``. Rules:
-    1. An id is done once. Without ``handoff-id`` the id is the request itself, so an annotation
-       that stays is not done again; another value, or the same with an id, is a new request.
+    1. A request is done once, however many hand-offs follow: ``status.handledRequests`` has those
+       that were begun. Without ``handoff-id`` the request is its kind and value, which count as
+       long as the annotation stays as it is; with one it is the id, which counts for good.
     2. What a primary did not answer in time has failed, and is taken back from the Lease.
     3. The record survives everything: it is in the status, not in the operator's memory.
     4. What is asked of a cluster whose first pods are still being made waits for them.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlitecluster_operator import names
@@ -24,12 +25,16 @@ from sqlitecluster_operator.reconcile.observed import moment_of
 
 FINISHED: Final = ("Completed", "Failed")
 HISTORY_MAX: Final = 5
+HANDLED_MAX: Final = 20
+"""Of requests with an id: those that were replaced by so many others may come again."""
+STOPPED: Final = "the pod itself, because it was stopped"
 ANSWER_EXTRA_S: Final = 15.0
 """How much longer than the switchover may take an answer is waited for."""
 RETRY_S: Final = 15.0
 """Before the operator repeats a hand-off of its own that failed."""
 POLL_S: Final = 1.0
 _ID_MAX: Final = 253
+_WITH_ID: Final = "id:"
 _COPIED: Final = ("from", "to", "phase", "startedAt", "completedAt", "durationMillis", "writeGapMillis", "message")
 
 Record = Mapping[str, Any]
@@ -43,8 +48,8 @@ class Request:
     kind: str
     to: str
     requested_by: str
-    explicit: bool = True
-    """Has an id of its own, which is then compared with the whole history."""
+    key: str = ""
+    """Of a user's request: what it is known by once it was handled. Empty: the operator's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,51 +58,101 @@ class Handoffs:
 
     record: Record | None
     history: tuple[Record, ...]
+    handled: tuple[str, ...] = ()
+    """Keys of users' requests that were begun, newest first; of those without an id the present one at most."""
 
     @property
     def active(self) -> bool:
         """Whether a hand-off is under way."""
         return self.record is not None and self.record.get("phase") not in FINISHED
 
+    @property
+    def target(self) -> str:
+        """Who should be the primary when it is over; empty while nobody knows: the primary chooses."""
+        record = self.record or {}
+        named = record.get("kind") != "demote" or record.get("phase") == "Transferring"
+        to = str(record.get("to") or "")
+        return to if self.active and named and to != EVERYBODY else ""
+
+    @property
+    def words(self) -> str:
+        """What is done, in brief."""
+        record = self.record or {}
+        to = self.target or "the best other instance"
+        demoted = record.get("from") or "the primary"
+        return f"{demoted} is demoted: hand-off to {to}" if record.get("kind") == "demote" else f"hand-off to {to}"
+
+    def ended(self, record: Record) -> Handoffs:
+        """With the record of a hand-off that ended."""
+        others = (one for one in self.history if one.get("id") != record["id"])
+        return replace(self, record=record, history=(record, *others)[:HISTORY_MAX])
+
+    def begun(self, key: str) -> Handoffs:
+        """With a user's request that is dealt with now."""
+        others = (one for one in self.handled if one != key and one.startswith(_WITH_ID))
+        return replace(self, handled=(key, *others)[:HANDLED_MAX]) if key else self
+
+    def withdrawn(self) -> Handoffs:
+        """Without the request that had no id: its annotation was removed, so it may be made again."""
+        return replace(self, handled=tuple(one for one in self.handled if one.startswith(_WITH_ID)))
+
+
+def known(status: Mapping[str, Any]) -> Handoffs:
+    """What the status says before this look."""
+    record = status.get("handoff") or None
+    history = tuple(status.get("history") or ())
+    handled = status.get("handledRequests")
+    return Handoffs(record, history, _seen_in((record or {}, *history)) if handled is None else tuple(handled))
+
+
+def _seen_in(records: tuple[Record, ...]) -> tuple[str, ...]:
+    """The handled requests by their records alone: in the status of an older operator nothing else has them."""
+    found = Handoffs(None, ())
+    for one in reversed(records):
+        id_, by = str(one.get("id") or ""), str(one.get("requestedBy") or "")
+        if id_ and by != STOPPED and not by.startswith(f"{names.FIELD_MANAGER} ("):
+            found = found.begun(id_ if id_.startswith(("handoff:", "demote:")) else _WITH_ID + id_)
+    return found.handled
+
 
 def advance(draft: Draft, own: Request | None) -> Handoffs:
     """Follow the hand-off that is under way, or begin the one that is wanted."""
     case = draft.case
-    record = case.status.get("handoff") or None
-    history = tuple(case.status.get("history") or ())
-    handoffs = Handoffs(record, history)
+    handoffs = known(case.status)
+    asked = _from_annotations(case, handoffs)
+    handoffs = handoffs if asked else handoffs.withdrawn()
     handoffs = _follow(draft, handoffs) if handoffs.active else _unasked(draft, handoffs)
     if not handoffs.active:
-        wanted = requested(case, handoffs) or _not_too_soon(case, handoffs, own)
+        new = asked if asked is not None and asked.key not in handoffs.handled else None
+        wanted = new or _not_too_soon(case, handoffs, own)
         if wanted is not None and _is_being_made(case):
             draft.soon(POLL_S)
         elif wanted is not None:
-            handoffs = _begin(draft, wanted, handoffs)
+            handoffs = _begin(draft, wanted, handoffs.begun(wanted.key))
     if handoffs.active:
         draft.soon(POLL_S)
     return handoffs
 
 
-def requested(case: Case, handoffs: Handoffs) -> Request | None:
-    """The user's request, unless it was dealt with."""
-    request = _from_annotations(case)
-    if request is None:
-        return None
-    done = [handoffs.record] if handoffs.record else []
-    if request.explicit:
-        done += list(handoffs.history)
-    return None if any(one.get("id") == request.id for one in done) else request
-
-
-def _from_annotations(case: Case) -> Request | None:
+def _from_annotations(case: Case, handoffs: Handoffs) -> Request | None:
+    """What the user asks for, be it handled or not."""
     notes = case.annotations
-    given = notes.get(names.ANNOTATION_HANDOFF_ID)
+    given = (notes.get(names.ANNOTATION_HANDOFF_ID) or "")[:_ID_MAX]
     for kind, annotation in (("handoff", names.ANNOTATION_HANDOFF_TO), ("demote", names.ANNOTATION_DEMOTE)):
         value = notes.get(annotation)
         if value:
-            id_ = (given or f"{kind}:{value}")[:_ID_MAX]
-            return Request(id_, kind, value[:_ID_MAX], asked_by(case, annotation), explicit=bool(given))
+            key = _WITH_ID + given if given else f"{kind}:{value}"[:_ID_MAX]
+            id_ = given or _unused(case, handoffs, key)
+            return Request(id_, kind, value[:_ID_MAX], asked_by(case, annotation), key)
     return None
+
+
+def _unused(case: Case, handoffs: Handoffs, key: str) -> str:
+    """The request as an id; with the time when it is made again, because sidecars begin an id once, too."""
+    lease = case.around.lease
+    used = {one.get("id") for one in (handoffs.record or {}, *handoffs.history)}
+    used |= {(one or {}).get("id") for one in ((lease.handoff, lease.result) if lease is not None else ())}
+    return f"{key[: _ID_MAX - 12]}@{int(case.now.timestamp())}" if key in used else key
 
 
 def _not_too_soon(case: Case, handoffs: Handoffs, own: Request | None) -> Request | None:
@@ -134,10 +189,10 @@ def _begin(draft: Draft, request: Request, handoffs: Handoffs) -> Handoffs:
         phase, message = refused
         record |= {"phase": phase, "message": message, "completedAt": case.stamp()}
         draft.note(f"Handoff{phase}", f"{request.kind} to {request.to}: {message}", warning=phase == "Failed")
-        return Handoffs(record, _remember(record, handoffs.history))
+        return handoffs.ended(record)
     draft.note("HandoffRequested", f"{request.kind} to {request.to}, asked for by {request.requested_by}")
     draft.actions.append(AnnotateLease({names.ANNOTATION_HANDOFF: _for_lease(record)}))
-    return Handoffs(record, handoffs.history)
+    return replace(handoffs, record=record)
 
 
 def _refusal(case: Case, request: Request) -> tuple[str, str] | None:
@@ -171,10 +226,10 @@ def _follow(draft: Draft, handoffs: Handoffs) -> Handoffs:
     elif lease is not None and (lease.handoff or {}).get("id") != record["id"]:
         draft.actions.append(AnnotateLease({names.ANNOTATION_HANDOFF: _for_lease(record)}))
     if record["phase"] not in FINISHED:
-        return Handoffs(record, handoffs.history)
+        return replace(handoffs, record=record)
     record.setdefault("completedAt", case.stamp())
     _tell_end(draft, record)
-    return Handoffs(record, _remember(record, handoffs.history))
+    return handoffs.ended(record)
 
 
 def _unasked(draft: Draft, handoffs: Handoffs) -> Handoffs:
@@ -185,9 +240,9 @@ def _unasked(draft: Draft, handoffs: Handoffs) -> Handoffs:
     if answer is None or not answer.get("id") or answer.get("id") in known or answer.get("phase") not in FINISHED:
         return handoffs
     record = {name: answer[name] for name in ("id", *_COPIED) if answer.get(name) is not None}
-    record |= {"kind": "handoff", "requestedBy": "the pod itself, because it was stopped"}
+    record |= {"kind": "handoff", "requestedBy": STOPPED}
     _tell_end(draft, record)
-    return Handoffs(record, _remember(record, handoffs.history))
+    return handoffs.ended(record)
 
 
 def _silently_done(case: Case, record: Record) -> bool:
@@ -216,10 +271,6 @@ def _age(case: Case, record: Record) -> float:
 
 def _limit(case: Case) -> float:
     return (case.intent.switchover_timeout_s if case.intent else 60.0) + ANSWER_EXTRA_S
-
-
-def _remember(record: Record, history: tuple[Record, ...]) -> tuple[Record, ...]:
-    return (record, *(one for one in history if one.get("id") != record["id"]))[:HISTORY_MAX]
 
 
 def _for_lease(record: Record) -> str:

@@ -199,7 +199,7 @@ def _end(draft: Draft) -> Plan:
     elif existing is not None and existing.replicas:
         draft.actions.append(Scale(0))
     draft.soon(2.0)
-    return _finish(draft, Handoffs(case.status.get("handoff"), tuple(case.status.get("history") or ())), 0)
+    return _finish(draft, handoff.known(case.status), 0)
 
 
 def _tell_changes(draft: Draft, new: Mapping[str, Any]) -> None:

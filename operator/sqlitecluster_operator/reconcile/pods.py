@@ -20,6 +20,12 @@ ROLE_PATIENCE_S: Final = 5.0
 """How long sidecars have to set the labels themselves."""
 REPLACE_PATIENCE_S: Final = 3.0
 """How long something must last before a pod is replaced for it: the Lease's and the pods' events come apart."""
+BROKEN_S: Final = 10.0
+"""How long a replica that is out of date must not serve before it is replaced without waiting for others."""
+STARTING_S: Final = 60.0
+"""How long a pod that is up to date is waited for before a broken one is replaced, too."""
+WAIT_TOLD_S: Final = 30.0
+"""How long an update must wait for others before it is an Event."""
 OPERATOR: Final = names.FIELD_MANAGER
 
 
@@ -105,7 +111,7 @@ def _may_sleep(draft: Draft, intent: Intent) -> bool:
 
 
 def leave(draft: Draft) -> Request | None:
-    """The hand-off that is due because the primary's node is cordoned or its pod is being deleted."""
+    """The hand-off that is due because the primary cannot stay, or may not: cordoned, deleted, or no candidate."""
     case = draft.case
     primary = case.primary
     if primary is None:
@@ -115,6 +121,8 @@ def leave(draft: Draft) -> Request | None:
         reason = "pod-deleted"
     elif node is not None and node.unschedulable:
         reason = "node-cordoned"
+    elif case.intent is not None and primary.name in case.intent.barred:
+        reason = "not-a-candidate"
     else:
         return None
     target = _best(case, lambda pod: pod.uid != primary.uid and _schedulable(case, pod))
@@ -130,12 +138,15 @@ def replace_broken(draft: Draft, intent: Intent) -> bool:
     case = draft.case
     primary = case.primary
     for pod in case.around.pods:
-        if pod.deleting or pod.programs_since is None:
+        if pod.deleting:
             continue
-        since = pod.unmounted_since
-        if since is not None and since > pod.programs_since:
+        since, programs = pod.unmounted_since, pod.programs_since
+        # A program that ends at once because it cannot write runs at few looks: that it was let in is enough.
+        let_in = pod.sidecar_started or programs is not None
+        demoted = primary is not None and pod.uid != primary.uid and pod.role != "primary"
+        if since is not None and programs is not None and since > programs:
             why, reason = "its sidecar ended and was started anew, so its programs see no mount", "MountReplaced"
-        elif intent.run_on_primary and primary is not None and pod.uid != primary.uid and pod.role != "primary":
+        elif intent.run_on_primary and let_in and demoted:
             why, reason = "it is not the primary any more, and the program runs on the primary only", "Demoted"
         else:
             continue
@@ -171,17 +182,33 @@ def update(draft: Draft, intent: Intent) -> Request | None:
         return None
     primary = case.primary
     followers = [pod for pod in old if primary is None or pod.uid != primary.uid]
-    broken = [pod for pod in followers if not case.healthy(pod)]
-    if broken:
+    starting = _is_starting(draft, old, existing.replicas)
+    broken = _broken(draft, followers)
+    if broken and not starting:
         return _replace(draft, broken[-1], "it is out of date and does not serve")
     everybody = len(case.around.pods) >= existing.replicas and all(case.healthy(pod) for pod in case.around.pods)
-    if primary is None or not everybody:
-        if primary is not None and len(case.around.pods) == 1 and existing.replicas == 1:
-            return _replace(draft, old[0], "it is out of date and does not serve")
+    if primary is None:
         return None
+    if not everybody:
+        return _wait(draft, intent, primary, old)
     if followers:
         return _replace(draft, followers[-1], "it is out of date")
     return _update_primary(draft, intent, primary)
+
+
+def _broken(draft: Draft, followers: list[PodView]) -> list[PodView]:
+    """Those out of date that did not serve for a while: one look does not tell a broken pod from one that is late."""
+    lame = [pod for pod in followers if not draft.case.healthy(pod)]
+    return [pod for pod in lame if draft.lasted(f"{pod.uid} does not serve", BROKEN_S)]
+
+
+def _is_starting(draft: Draft, old: list[PodView], replicas: int) -> bool:
+    """Whether a pod that is up to date may still get ready. Not for ever: it may need those that do not work."""
+    pods = draft.case.around.pods
+    new = [f"start of {pod.uid}" for pod in pods if pod not in old and not draft.case.healthy(pod)]
+    missing = ["start of a pod"] if len(pods) < replicas else []
+    patient = [draft.lasted(one, STARTING_S) for one in new + missing]  # all are asked: each has a time of its own
+    return not all(patient)
 
 
 def _update_primary(draft: Draft, intent: Intent, primary: PodView) -> Request | None:
@@ -191,7 +218,26 @@ def _update_primary(draft: Draft, intent: Intent, primary: PodView) -> Request |
     if intent.primary_update == "Supervised":
         return None
     target = _best(case, lambda pod: pod.uid != primary.uid and pod.template_hash == intent.template_hash)
-    return _own(case, "update", target) if target is not None else None
+    if target is not None:
+        return _own(case, "update", target)
+    others = {pod.name for pod in case.around.pods if pod.uid != primary.uid}
+    if others <= intent.barred and primary.name not in intent.barred:  # it alone may lead, and so may its successor
+        why = "it is the last one that is out of date, and primary.candidates lets no other pod take over meanwhile"
+        return _replace(draft, primary, why)
+    draft.note("UpdateWaits", f"{primary.name} is the last one that is out of date, and no other may take over now")
+    return None
+
+
+def _wait(draft: Draft, intent: Intent, primary: PodView, old: list[PodView]) -> Request | None:
+    """What an update does while not all do their part. A single instance has nobody to wait for."""
+    case, existing = draft.case, draft.case.around.stateful_set
+    if len(case.around.pods) == 1 and existing is not None and existing.replicas == 1:
+        return _replace(draft, old[0], "it is out of date and does not serve")
+    only_primary = [pod.uid for pod in old] == [primary.uid] and intent.primary_update != "Supervised"
+    if only_primary and draft.lasted(f"update of {primary.uid} waits", WAIT_TOLD_S):
+        behind = ", ".join(pod.name for pod in case.around.pods if not case.healthy(pod)) or "pods that are not there"
+        draft.note("UpdateWaits", f"{primary.name} is the last one that is out of date; it waits for {behind}")
+    return None
 
 
 def _replace(draft: Draft, pod: PodView, why: str) -> Request | None:

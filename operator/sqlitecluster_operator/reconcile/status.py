@@ -32,11 +32,12 @@ def status(case: Case, handoffs: Handoffs, promotion: Record | None, wanted: int
         "instancesStatus": [_instance(case, pod) for pod in case.around.pods],
         "handoff": handoffs.record,
         "history": list(handoffs.history),
+        "handledRequests": list(handoffs.handled),
         "promotion": promotion,
     }
     if primary is not None:
         found["currentPrimary"] = primary.name
-        found["targetPrimary"] = handoffs.record["to"] if handoffs.active and handoffs.record else primary.name
+        found["targetPrimary"] = handoffs.target if handoffs.active else primary.name
         since = moment_of(lease.acquired if lease else "")
         found["currentPrimarySince"] = since.strftime("%Y-%m-%dT%H:%M:%SZ") if since else None
     found["conditions"] = _conditions(case, _sums(case, handoffs, wanted))
@@ -101,8 +102,8 @@ def _asleep(case: Case) -> Sum:
 def _served(case: Case, intent: Intent, handoffs: Handoffs, wanted: int) -> Sum:
     primary, lease = case.primary, case.around.lease
     healthy = sum(case.healthy(pod) for pod in case.around.pods)
-    if handoffs.active and handoffs.record:
-        return Sum(False, "SwitchoverInProgress", f"hand-off to {handoffs.record['to']}")
+    if handoffs.active:
+        return Sum(False, "SwitchoverInProgress", handoffs.words)
     if primary is None:
         return _without_primary(case, lease is not None and lease.epoch > 0)
     lost = data.quorum_lost(case)

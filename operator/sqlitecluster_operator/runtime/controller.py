@@ -61,11 +61,11 @@ class Slots:
         """Whether this cluster may go on or begin."""
         return key in self._taken or len(self._taken) < self._limit
 
-    def settle(self, key: Key, *, rolls: bool, whole: bool) -> None:
-        """Take a place while pods are replaced, give it back when all do their part again."""
+    def settle(self, key: Key, *, rolls: bool, over: bool) -> None:
+        """Take a place while pods are replaced, give it back when that is over."""
         if rolls:
             self._taken.add(key)
-        elif whole:
+        elif over:
             self._taken.discard(key)
 
     def drop(self, key: Key) -> None:
@@ -112,8 +112,7 @@ class Controller:
         kept = self._kept.setdefault(key, _Kept())
         case = await self._case(key, cluster, kept)
         made = plan(case)
-        whole = bool(case.around.pods) and all(case.healthy(pod) for pod in case.around.pods)
-        self._slots.settle(key, rolls=made.rolls, whole=whole and not made.rolls)
+        self._slots.settle(key, rolls=made.rolls, over=needs_no_slot(case))
         uid = str(cluster["metadata"]["uid"])
         outcome = await Executor(self._api, self._store, key, uid).run(made.actions, made.memory)
         kept.memory = outcome.memory(made.memory)
@@ -182,6 +181,17 @@ class Controller:
             except NotFound:
                 return
         await self._events.send(case.cluster, made.notes)
+
+
+def needs_no_slot(case: Case) -> bool:
+    """Whether a cluster that replaces no pod now is done with it: all do their part again, or none is to be replaced.
+
+    That no pod is out of date is not enough: the last one that was replaced may not work with the new version.
+    """
+    intent = case.intent
+    resting = intent is not None and (intent.hibernate or intent.suspend)
+    ending = bool(case.cluster["metadata"].get("deletionTimestamp"))
+    return resting or ending or (bool(case.around.pods) and all(case.healthy(pod) for pod in case.around.pods))
 
 
 def newest_refusal(events: list[dict[str, Any]], uid: str, now: dt.datetime) -> str:

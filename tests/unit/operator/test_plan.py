@@ -321,6 +321,15 @@ def test_a_demoted_pod_is_replaced() -> None:
     assert deleted(decide(raw, pods, held, memory=lasting("Demoted of uid-0"))) == ["notes-0"]
 
 
+def test_a_demoted_pod_whose_program_ends_at_once_is_replaced_all_the_same() -> None:
+    raw = cluster({"runOn": "Primary"})
+    pods = changed(changed(standing_by(), 0, role="replica", programs_since=None), 1, role="primary")
+    held = lease(holder="notes-1_uid-1")
+
+    assert "Demoted of uid-0" in decide(raw, pods, held).memory.since
+    assert deleted(decide(raw, pods, held, memory=lasting("Demoted of uid-0", "Demoted of uid-2"))) == ["notes-0"]
+
+
 def test_programs_that_lost_their_mount_are_started_anew() -> None:
     since = NOW - dt.timedelta(minutes=1)
     pods = changed(pods_of(cluster()), 1, sidecar_restarts=1, unmounted_since=since)

@@ -40,6 +40,26 @@ def test_a_request_is_written_to_the_lease_and_recorded() -> None:
     assert condition(made)["reason"] == "SwitchoverInProgress"
 
 
+@pytest.mark.parametrize(
+    ("kind", "to", "phase", "target", "words"),
+    [
+        ("handoff", "notes-2", "Requested", "notes-2", "hand-off to notes-2"),
+        ("handoff", "*", "Requested", None, "hand-off to the best other instance"),
+        ("handoff", "*", "Draining", None, "hand-off to the best other instance"),
+        ("handoff", "notes-1", "Transferring", "notes-1", "hand-off to notes-1"),
+        ("demote", "notes-0", "Requested", None, "notes-0 is demoted: hand-off to the best other instance"),
+        ("demote", "*", "Draining", None, "notes-0 is demoted: hand-off to the best other instance"),
+        ("demote", "notes-1", "Transferring", "notes-1", "notes-0 is demoted: hand-off to notes-1"),
+    ],
+)
+def test_the_target_is_named_when_it_is_known(kind: str, to: str, phase: str, target: str | None, words: str) -> None:
+    record = OPEN | ASKED_NOW | {"kind": kind, "to": to, "phase": phase}
+    made = handed({}, record, held=lease(handoff={"id": "a"}))
+
+    assert made.status.get("targetPrimary") == target
+    assert condition(made)["message"] == words
+
+
 def test_who_asked_is_recorded() -> None:
     fields = {"f:metadata": {"f:annotations": {f"f:{names.ANNOTATION_DEMOTE}": {}}}}
     raw = cluster(annotations={names.ANNOTATION_DEMOTE: "*"}, managedFields=[{"manager": "argocd", "fieldsV1": fields}])
@@ -142,3 +162,79 @@ def test_a_hand_off_that_a_stopped_pod_made_by_itself_is_recorded() -> None:
 
     assert made.status["handoff"]["id"] == "stop-3"
     assert asked(made) is None
+
+
+# -- a request is done once, whatever follows ------------------------------------------
+
+
+OWN = {"kind": "handoff", "to": "notes-1", "phase": "Completed", "requestedBy": f"{names.FIELD_MANAGER} (update)"}
+STOPPED_POD = OWN | {"id": "stop-4", "requestedBy": "the pod itself, because it was stopped"}
+
+
+def look_after_look(annotations: dict[str, str], status: dict[str, Any], **more: Any) -> tuple[bool, dict[str, Any]]:
+    """Whether something is asked of the primary, and the status that the next look begins with."""
+    made = plan(case(cluster(annotations=annotations, status=status), **more))
+    return asked(made) is not None, dict(made.status or status)
+
+
+def done_by_others(status: dict[str, Any], *records: dict[str, Any]) -> dict[str, Any]:
+    """As if the hand-off had ended, and then others, oldest first."""
+    ended = {**status["handoff"], "phase": "Completed"}
+    history = [*reversed(records), ended][:5]
+    return {**status, "handoff": history[0], "history": history}
+
+
+@pytest.mark.parametrize("annotation", [names.ANNOTATION_HANDOFF_TO, names.ANNOTATION_DEMOTE])
+@pytest.mark.parametrize("id_", ["", "a"])
+@pytest.mark.parametrize("others", [1, 6])
+def test_an_annotation_that_stays_is_done_once_however_many_hand_offs_follow(
+    annotation: str, id_: str, others: int
+) -> None:
+    notes = {annotation: "notes-0" if annotation == names.ANNOTATION_DEMOTE else "notes-2"}
+    notes |= {names.ANNOTATION_HANDOFF_ID: id_} if id_ else {}
+    begun, status = look_after_look(notes, {"epoch": 1})
+    later = done_by_others(status, *({**OWN, "id": f"update-1-{number}"} for number in range(others)))
+
+    assert begun
+    assert look_after_look(notes, later)[0] is False
+
+
+@pytest.mark.parametrize("others", [[], [{**OWN, "id": "node-cordoned-1-9"}], [STOPPED_POD]])
+def test_without_the_new_field_the_records_say_what_was_handled(others: list[dict[str, Any]]) -> None:
+    mine = {**DONE, "id": "handoff:notes-2", "requestedBy": "kubectl"}
+    history = [*others, mine]
+    made = handed({names.ANNOTATION_HANDOFF_TO: "notes-2"}, history[0], history=history)
+
+    assert asked(made) is None
+    assert made.status["handledRequests"] == ["handoff:notes-2"]
+
+
+@pytest.mark.parametrize("between", [{}, {names.ANNOTATION_HANDOFF_TO: "notes-7"}])
+def test_the_same_value_is_new_when_it_was_another_or_away_in_between(between: dict[str, str]) -> None:
+    notes = {names.ANNOTATION_HANDOFF_TO: "notes-2"}
+    _, status = look_after_look(notes, {"epoch": 1})
+    answer = {"id": status["handoff"]["id"], "from": "notes-0", "to": "notes-2", "phase": "Completed"}
+    _, status = look_after_look(between, status, held=lease(result=answer))
+    _, status = look_after_look(between, status, held=lease(result=answer))
+    made = plan(case(cluster(annotations=notes, status=status), held=lease(result=answer)))
+    written = asked(made)
+
+    assert written is not None
+    assert written["id"] != answer["id"], "what the sidecars answered before is no answer to this"
+    assert (
+        asked(plan(case(cluster(annotations=notes, status=dict(made.status or {})), held=lease(handoff=written))))
+        is None
+    )
+
+
+def test_an_id_that_came_back_is_still_known() -> None:
+    def notes(id_: str) -> dict[str, str]:
+        return {names.ANNOTATION_HANDOFF_TO: "notes-7", names.ANNOTATION_HANDOFF_ID: id_}
+
+    status: dict[str, Any] = {"epoch": 1}
+    for number in range(10):
+        _, status = look_after_look(notes(f"id-{number}"), status)
+    _, status = look_after_look({}, status)
+
+    assert look_after_look(notes("id-0"), status)[1]["handoff"]["id"] == "id-9"
+    assert len(status["history"]) == 5

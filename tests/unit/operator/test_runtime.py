@@ -12,11 +12,12 @@ import pytest
 from sqlitecluster_operator import names
 from sqlitecluster_operator.runtime import kinds, watches
 from sqlitecluster_operator.runtime.api import Conflict, Forbidden, NotFound, Refused, Unavailable, error_from
-from sqlitecluster_operator.runtime.controller import Slots, newest_refusal
+from sqlitecluster_operator.runtime.controller import Slots, needs_no_slot, newest_refusal
 from sqlitecluster_operator.runtime.health import Liveness, split_address
 from sqlitecluster_operator.runtime.leader import Leadership, Step, Times
 from sqlitecluster_operator.runtime.queue import Backoff, WorkQueue
 from sqlitecluster_operator.runtime.store import Key, Store
+from support.operator_cases import case, changed, cluster, pods_of
 
 KEY = Key("shop", "notes")
 
@@ -250,14 +251,34 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
 
 def test_only_so_many_clusters_are_brought_to_a_new_operator_version_at_once() -> None:
     slots, first, second = Slots(1), Key("a", "a"), Key("b", "b")
-    slots.settle(first, rolls=True, whole=False)
+    slots.settle(first, rolls=True, over=False)
 
     assert slots.free_for(first)
     assert not slots.free_for(second)
-    slots.settle(first, rolls=False, whole=False)
+    slots.settle(first, rolls=False, over=False)
     assert not slots.free_for(second)
-    slots.settle(first, rolls=False, whole=True)
+    slots.settle(first, rolls=False, over=True)
     assert slots.free_for(second)
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "expected"),
+    [
+        ({}, 3, True),
+        ({}, 0, False),
+        ({"hibernate": True}, 0, True),
+        ({"hibernate": True}, 3, True),
+        ({"suspend": True}, 0, True),
+    ],
+)
+def test_a_cluster_that_is_put_to_sleep_keeps_no_slot(spec: dict[str, Any], count: int, expected: bool) -> None:
+    raw = cluster(spec)
+
+    assert needs_no_slot(case(raw, pods_of(raw)[:count])) is expected
+
+
+def test_a_slot_is_kept_while_the_last_pod_does_not_do_its_part() -> None:
+    assert not needs_no_slot(case(pods=changed(pods_of(cluster()), 0, ready=False)))
 
 
 def test_a_deaf_leader_is_not_alive_and_a_waiting_operator_is() -> None:
