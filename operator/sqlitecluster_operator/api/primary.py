@@ -73,7 +73,8 @@ class Primary(Model):
     switchover_timeout: Duration = "60s"
     """A hand-off that takes longer is given up, and the old primary goes on."""
     demote_delay: Duration = "10s"
-    """How long a running transaction may go on when the primary is demoted."""
+    """Two times in one. When a primary becomes a replica, running transactions may go on for so long; then they are cut
+    off. And a pod that was demoted by annotation may not lead for so long."""
     failover_delay: Duration = "0s"
     """How long an unreachable primary is waited for, beyond its lease, before a replica takes over."""
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.api.base import wire_name
+from sqlitecluster_operator.api.status import InstanceStatus
 from sqlitecluster_operator.reconcile.actions import (
     AnnotateLease,
     Apply,
@@ -25,6 +27,7 @@ from sqlitecluster_operator.reconcile.observed import (
     Fingerprint,
     NodeView,
     PodView,
+    Probe,
     StatefulSetView,
     Surroundings,
     read_pod,
@@ -437,3 +440,17 @@ def test_only_a_clean_end_takes_the_mount_from_running_programs(name: str, exit_
 
     assert seen is not None
     assert (seen.unmounted_since is not None) == expected
+
+
+def test_every_field_of_an_instance_is_written_by_somebody() -> None:
+    candidates = {"selector": {"matchLabels": {"a": "b"}}}
+    raw = cluster({"runOn": "Primary", "fence": ["notes-1"], "primary": {"candidates": candidates}})
+    pods = changed(pods_of(raw), 1, ready=False, sidecar_started=False, sidecar_restarts=1)
+    pods = changed(pods, 2, unschedulable="no node is large enough")
+    nodes = {pod.node: NodeView(pod.node, labels={"topology.kubernetes.io/zone": "a"}) for pod in pods}
+    probes = {pod.name: Probe("replica", 1, True, 0.5, "1.0") for pod in pods}
+    made = decide(raw, pods, around={"nodes": nodes, "probes": probes})
+    assert made.status is not None
+    written = {key for row in made.status["instancesStatus"] for key in row}
+
+    assert written == {wire_name(name) for name in InstanceStatus.model_fields}
