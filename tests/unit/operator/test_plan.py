@@ -18,6 +18,7 @@ from sqlitecluster_operator.reconcile.actions import (
     LabelPod,
     Memory,
     Remove,
+    RemoveUnwatched,
     ResizeClaim,
     Scale,
     SetFinalizers,
@@ -49,6 +50,8 @@ from support.operator_cases import (
     lease,
     pods_of,
 )
+
+MONITOR = ("PodMonitor", "notes")
 
 # -- steady state and objects -----------------------------------------------------------
 
@@ -95,6 +98,26 @@ def test_a_service_that_is_not_wanted_any_more_is_removed_if_it_is_ours() -> Non
     made = decide(around={"objects": found}, memory=case().memory)
 
     assert made.actions == (Remove("Service", "notes-x", "u1"),)
+
+
+@pytest.mark.parametrize("applied", [None, "digest"])
+def test_a_pod_monitor_that_may_be_there_and_is_not_wanted_is_looked_for(applied: str | None) -> None:
+    value = case()
+    known = {place: version for place, version in value.memory.applied.items() if place != MONITOR}
+    if applied is not None:  # else the operator has just started
+        known[MONITOR] = applied
+    made = plan(replace(value, memory=Memory(applied=known)))
+
+    assert made.actions == (RemoveUnwatched(*MONITOR),)
+
+
+def test_a_pod_monitor_that_is_wanted_is_applied_and_not_looked_for() -> None:
+    value = case()
+    made = decide(
+        cluster({"monitoring": {"enabled": True}}), memory=value.memory, around={"objects": value.around.objects}
+    )
+
+    assert [(type(one), one.key) for one in made.actions] == [(Apply, "PodMonitor notes")]
 
 
 def test_suspended_nothing_is_applied_but_hand_offs_go_on() -> None:
