@@ -230,6 +230,9 @@ def _tell_changes(draft: Draft, new: Mapping[str, Any]) -> None:
         found = _condition(new, kind)
         if found.get("status") == "True" != _condition(old, kind).get("status") and kind != after.get("reason"):
             draft.note(kind, str(found.get("message"))[:1000], warning=True)
+    certificates = _condition(new, "CertificatesValid")
+    if certificates.get("status") == "False" != _condition(old, "CertificatesValid").get("status"):
+        draft.note("CertificatesNotInOrder", str(certificates.get("message"))[:1000], warning=True)
     primary = new.get("currentPrimary")
     if primary and primary != old.get("currentPrimary"):
         draft.note("NewPrimary", f"{primary} is the primary in epoch {new.get('epoch')}")
