@@ -120,6 +120,16 @@ def test_a_pod_monitor_that_is_wanted_is_applied_and_not_looked_for() -> None:
     assert [(type(one), one.key) for one in made.actions] == [(Apply, "PodMonitor notes")]
 
 
+def test_a_disruption_budget_from_before_run_on_primary_is_removed() -> None:
+    budget = case().around.objects["PodDisruptionBudget", "notes"]
+    raw = cluster({"runOn": "Primary"})
+    value = case(raw)
+    found = {**value.around.objects, ("PodDisruptionBudget", "notes"): budget}
+    made = plan(replace(value, around=replace(value.around, objects=found)))
+
+    assert Remove("PodDisruptionBudget", "notes", budget.uid) in made.actions
+
+
 def test_suspended_nothing_is_applied_but_hand_offs_go_on() -> None:
     raw = cluster({"suspend": True, "instances": 5}, {names.ANNOTATION_HANDOFF_TO: "notes-1"})
     made = decide(raw, pods_of(raw), replicas=3)
