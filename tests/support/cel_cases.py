@@ -178,10 +178,17 @@ TIMES: Final = [
     ),
     Case(
         "lease-retry",
-        "1.2 times retryPeriodSeconds",
-        primary(lease={"renewDeadlineSeconds": 7, "retryPeriodSeconds": 5}),
-        primary(lease={"renewDeadlineSeconds": 6, "retryPeriodSeconds": 5}),
-        "spec.primary.lease.renewDeadlineSeconds",
+        "at least twice lease.retryPeriodSeconds",
+        primary(lease={"renewDeadlineSeconds": 7, "retryPeriodSeconds": 3}),
+        primary(lease={"renewDeadlineSeconds": 7, "retryPeriodSeconds": 4}),
+        "spec.primary.lease",
+    ),
+    Case(
+        "lease-retry-margin",
+        "at least twice lease.retryPeriodSeconds",
+        primary(lease={"renewDeadlineSeconds": 7}, fence={"marginMillis": 4999}),
+        primary(lease={"renewDeadlineSeconds": 4}, fence={"marginMillis": 2001}),
+        "spec.primary.lease",
     ),
     Case(
         "fence-margin",

@@ -11,7 +11,7 @@ from typing import Any
 from sqlitecluster_operator import names, objects
 from sqlitecluster_operator.api import parse
 from sqlitecluster_operator.reconcile import intent as intents
-from sqlitecluster_operator.reconcile.actions import AnnotateLease, DeletePod, Memory, Plan
+from sqlitecluster_operator.reconcile.actions import ABSENT, AnnotateLease, DeletePod, Memory, Plan
 from sqlitecluster_operator.reconcile.case import Case
 from sqlitecluster_operator.reconcile.observed import (
     LeaseView,
@@ -126,7 +126,7 @@ def _applied(
     """As if everything had been applied and seen."""
     made = intents.intent(raw, parsed, around, settings)
     assert made is not None
-    seen, applied = {}, {}
+    seen, applied = {}, {("PodMonitor", "notes"): ABSENT}
     for body in made.build(wanted):
         place = (body["kind"], body["metadata"]["name"])
         meta = {**body["metadata"], "uid": f"uid of {place[1]}", "resourceVersion": "7"}

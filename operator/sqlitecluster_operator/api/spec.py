@@ -270,7 +270,9 @@ class SQLiteClusterSpec(Model):
     update_strategy: UpdateStrategy = Field(default_factory=UpdateStrategy)
     """How a change of the spec reaches running pods."""
     disruption_budget: Literal["Auto", "Disabled"] = "Auto"
-    """Auto: a PodDisruptionBudget lets one pod at a time be evicted (none is made for a single instance)."""
+    """Auto: a PodDisruptionBudget lets one pod at a time be evicted. None is made for a single instance, and none with
+    runOn: Primary, as replicas that stand by are not ready: the primary, which hands over when it is evicted, could
+    never be."""
     topology_spread: Annotated[list[TopologySpreadConstraint], Field(max_length=8, json_schema_extra=Atomic)] | None = (
         None
     )

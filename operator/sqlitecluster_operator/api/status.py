@@ -97,8 +97,6 @@ class InstanceStatus(Model):
     """Whether the replica receives the primary's transactions."""
     lag_seconds: float | None = None
     """How far the replica is behind."""
-    lag_transactions: Int64 | None = None
-    """By how many transactions, in all databases, the replica is behind."""
     epoch: Int64 | None = None
     """Epoch that the pod knows."""
     version: Annotated[str, Field(max_length=128)] | None = None

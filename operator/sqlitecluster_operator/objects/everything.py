@@ -95,8 +95,12 @@ def _claim(cluster: SQLiteCluster) -> Object:
 
 
 def disruption_budget(cluster: SQLiteCluster) -> list[Object]:
-    """One pod at a time; pods that do not serve anyway never block a drain."""
-    if cluster.spec.disruption_budget == "Disabled" or cluster.spec.instances < 2:
+    """One pod at a time; pods that do not serve anyway never block a drain.
+
+    With ``runOn: Primary`` only the primary is ever Ready, and a budget counts all that stand by as lost already: the
+    primary could never be evicted, and a drain would hang while no operator moves it. Without one SIGTERM hands over.
+    """
+    if cluster.spec.disruption_budget == "Disabled" or cluster.spec.instances < 2 or cluster.spec.run_on == "Primary":
         return []
     name = cluster.metadata.name
     spec = {

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+ABSENT: Final = ""
+"""Instead of a version: we looked, and none of ours is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,18 @@ class Remove:
     kind: str
     name: str
     uid: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveUnwatched:
+    """Delete an object of a kind that nobody watches, if there is one and it is ours."""
+
+    kind: str
+    name: str
 
     @property
     def key(self) -> str:
@@ -132,6 +147,7 @@ class SetFinalizers:
 Action = (
     Apply
     | Remove
+    | RemoveUnwatched
     | CreateLease
     | AnnotateLease
     | Scale
@@ -158,7 +174,10 @@ class Memory:
     """What a cluster's next look has to know of earlier ones; lost at a restart, which is harmless."""
 
     applied: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """The version that each object had after we applied it: another one means that somebody changed it."""
+    """The version that each object had after we applied it: another one means that somebody changed it.
+
+    Of kinds that nobody watches what we applied, or ``ABSENT``.
+    """
     refusals: Mapping[str, str] = field(default_factory=dict)
     """The API server's words about actions that it did not accept, by the action's key."""
     foreign: Mapping[str, str] = field(default_factory=dict)

@@ -45,6 +45,15 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
+class Disorder:
+    """What is wrong with a cluster's certificate authority."""
+
+    text: str
+    foreign: bool = False
+    """An object of somebody else has the name of its Secret or its ConfigMap."""
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One look at one cluster."""
 
@@ -60,8 +69,8 @@ class Case:
     """Monotonic seconds."""
     slot_free: bool = True
     """Whether this cluster may be brought to the operator's own new version now."""
-    certificates: str = ""
-    """Why the cluster's certificate authority is not in order; empty: it is."""
+    certificates: Disorder | None = None
+    """Why the cluster's certificate authority is not in order; None: it is."""
 
     @property
     def name(self) -> str:
@@ -82,6 +91,11 @@ class Case:
     @property
     def status(self) -> Mapping[str, Any]:
         return self.cluster.get("status") or {}
+
+    @property
+    def epoch(self) -> int:
+        """The newest that is known; 0: the cluster never had a primary."""
+        return max(int(self.status.get("epoch") or 0), self.around.lease.epoch if self.around.lease else 0)
 
     @property
     def primary(self) -> PodView | None:

@@ -21,6 +21,7 @@ from sqlitecluster_operator import names, objects
 from sqlitecluster_operator.reconcile import data, handoff, pods, promotion
 from sqlitecluster_operator.reconcile import status as statuses
 from sqlitecluster_operator.reconcile.actions import (
+    ABSENT,
     AnnotateLease,
     Apply,
     CreateLease,
@@ -28,6 +29,7 @@ from sqlitecluster_operator.reconcile.actions import (
     MarkClaim,
     Plan,
     Remove,
+    RemoveUnwatched,
     ResizeClaim,
     Scale,
     SetFinalizers,
@@ -43,8 +45,10 @@ DELETION_LIMIT_S: Final = 120.0
 REPORTED: Final = "status"
 REPORT_EVERY_S: Final = 10.0
 """Other words and figures for the same state are written at most so often."""
-OPTIONAL: Final = ("Service", "PodDisruptionBudget", "PodMonitor")
+OPTIONAL: Final = ("Service", "PodDisruptionBudget")
 """Kinds of which the spec may want one less than before."""
+UNWATCHED: Final = "PodMonitor"
+"""The same, but the kind need not exist, so nobody watches it. It has the SQLiteCluster's name."""
 
 
 def plan(case: Case) -> Plan:
@@ -142,6 +146,9 @@ def _objects(draft: Draft, intent: Intent, wanted: int) -> None:
     for place, found in case.around.objects.items():
         if place not in places and place[0] in OPTIONAL and found.controller == case.uid and not found.deleting:
             draft.actions.append(Remove(found.kind, found.name, found.uid))
+    unwatched = (UNWATCHED, case.name)
+    if unwatched not in places and case.memory.applied.get(unwatched) != ABSENT:  # at first nothing is remembered
+        draft.actions.append(RemoveUnwatched(*unwatched))
     existing = case.around.stateful_set
     if existing is not None and existing.replicas != wanted:
         draft.note("Scaling", f"from {existing.replicas} to {wanted} pods")
@@ -155,7 +162,7 @@ def _differs(case: Case, body: Mapping[str, Any]) -> bool:
     """Whether an object is missing, other than it should be, or was changed by somebody since we applied it."""
     place = (body["kind"], body["metadata"]["name"])
     digest = body["metadata"]["annotations"][names.ANNOTATION_APPLIED]
-    if body["kind"] == "PodMonitor":
+    if body["kind"] == UNWATCHED:
         return bool(case.memory.applied.get(place) != digest)
     found = case.around.objects.get(place)
     if found is None or found.controller != case.uid:
@@ -223,6 +230,9 @@ def _tell_changes(draft: Draft, new: Mapping[str, Any]) -> None:
         found = _condition(new, kind)
         if found.get("status") == "True" != _condition(old, kind).get("status") and kind != after.get("reason"):
             draft.note(kind, str(found.get("message"))[:1000], warning=True)
+    certificates = _condition(new, "CertificatesValid")
+    if certificates.get("status") == "False" != _condition(old, "CertificatesValid").get("status"):
+        draft.note("CertificatesNotInOrder", str(certificates.get("message"))[:1000], warning=True)
     primary = new.get("currentPrimary")
     if primary and primary != old.get("currentPrimary"):
         draft.note("NewPrimary", f"{primary} is the primary in epoch {new.get('epoch')}")

@@ -26,7 +26,7 @@ def status(case: Case, handoffs: Handoffs, promotion: Record | None, wanted: int
         "instances": len(case.around.pods),
         "readyInstances": len(healthy),
         "ready": f"{len(healthy)}/{asked}",
-        "epoch": max(int(case.status.get("epoch") or 0), lease.epoch if lease else 0),
+        "epoch": case.epoch,
         "clusterID": (intent.cluster_id if intent else "") or case.status.get("clusterID"),
         "selector": ",".join(f"{key}={value}" for key, value in names.selector(case.name).items()),
         "instancesStatus": [_instance(case, pod) for pod in case.around.pods],
@@ -81,8 +81,11 @@ def ready(case: Case, handoffs: Handoffs, wanted: int) -> Sum:
 
 def _trouble(case: Case, intent: Intent) -> Sum | None:
     """What stops the operator."""
-    if case.memory.foreign:
-        text = "; ".join(case.memory.foreign.values())
+    foreign = [*case.memory.foreign.values()]
+    if case.certificates and case.certificates.foreign and not case.epoch:
+        foreign.append(case.certificates.text)  # no pod can lead; who led before goes on with the certificates it has
+    if foreign:
+        text = "; ".join(foreign)
         return Sum(False, "ForeignObject", f"{text}: delete or rename it, or give the SQLiteCluster another name")
     if case.around.pod_refusal and len(case.around.pods) < intent.instances:
         words = case.around.pod_refusal
@@ -172,14 +175,18 @@ def _sums(case: Case, handoffs: Handoffs, wanted: int) -> dict[str, Sum]:
         "ReplicationHealthy": _replication(case),
         "UpToDate": _up_to_date(case),
         "StorageHealthy": _storage(case),
-        "CertificatesValid": Sum(
-            not case.certificates, "NotInOrder" if case.certificates else "Valid", case.certificates
-        ),
+        "CertificatesValid": _certificates(case),
         "Fenced": _fenced(case),
         "Hibernated": Sum(total.reason == "Hibernated", total.reason if total.reason == "Hibernated" else "Awake"),
         "Suspended": Sum(suspended, "BySpec" if suspended else "Active"),
         **{kind: look(case) for kind, look in data.CONDITIONS.items()},
     }
+
+
+def _certificates(case: Case) -> Sum:
+    if case.certificates is not None:
+        return Sum(False, "NotInOrder", case.certificates.text)
+    return Sum(True, "Valid")
 
 
 def _primary_available(case: Case) -> Sum:

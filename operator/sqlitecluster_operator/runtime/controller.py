@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from sqlitecluster_operator import objects
 from sqlitecluster_operator.reconcile import intent as intents
 from sqlitecluster_operator.reconcile.actions import Memory, Plan
-from sqlitecluster_operator.reconcile.case import Case
+from sqlitecluster_operator.reconcile.case import Case, Disorder
 from sqlitecluster_operator.reconcile.intent import Parsed
 from sqlitecluster_operator.reconcile.observed import Probe, Surroundings, moment_of
 from sqlitecluster_operator.reconcile.plan import plan
@@ -37,8 +37,8 @@ REFUSAL_AGE_S: Final = 600.0
 class Identity(Protocol):
     """Keeps the certificate authority of a cluster."""
 
-    async def ensure(self, key: Key, cluster: Mapping[str, Any]) -> str:
-        """Bring it up to date if that is due; returns what is wrong with it, empty when nothing is."""
+    async def ensure(self, key: Key, cluster: Mapping[str, Any]) -> Disorder | None:
+        """Bring it up to date if that is due; returns what is wrong with it."""
         ...
 
 
@@ -125,7 +125,7 @@ class Controller:
         return _next_look(case, made, outcome)
 
     async def _case(self, key: Key, cluster: Mapping[str, Any], kept: _Kept) -> Case:
-        certificates = ""
+        certificates = None
         if not cluster["metadata"].get("deletionTimestamp"):
             certificates = await self._identity.ensure(key, cluster)
         around = self._store.surroundings(key)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlitecluster_operator import names
 from sqlitecluster_operator.reconcile import observed
 from sqlitecluster_operator.reconcile.actions import (
+    ABSENT,
     Action,
     AnnotateLease,
     Apply,
@@ -23,13 +24,23 @@ from sqlitecluster_operator.reconcile.actions import (
     MarkClaim,
     Memory,
     Remove,
+    RemoveUnwatched,
     ResizeClaim,
     Scale,
     SetFinalizers,
     TellZone,
 )
 from sqlitecluster_operator.runtime import kinds
-from sqlitecluster_operator.runtime.api import API, APIError, Conflict, Forbidden, NotFound, Object, Refused
+from sqlitecluster_operator.runtime.api import (
+    API,
+    APIError,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Object,
+    Refused,
+    Unavailable,
+)
 from sqlitecluster_operator.runtime.store import Key, Store
 
 log = logging.getLogger(__name__)
@@ -68,6 +79,7 @@ class Executor:
         self._handlers: dict[type, Callable[[Any], Awaitable[None]]] = {
             Apply: self._apply,
             Remove: self._remove,
+            RemoveUnwatched: self._remove_unwatched,
             CreateLease: self._create_lease,
             AnnotateLease: self._annotate_lease,
             Scale: self._scale,
@@ -105,6 +117,7 @@ class Executor:
         kind, name = kinds.BY_NAME[body["kind"]], body["metadata"]["name"]
         if kind in kinds.UNWATCHED:
             await self._check_owner(kind, name)
+            self._outcome.applied.pop((kind.name, name), None)  # without an answer it may be there
             await self._api.apply(kind, body)
             self._outcome.applied[kind.name, name] = body["metadata"]["annotations"][names.ANNOTATION_APPLIED]
             return
@@ -135,6 +148,20 @@ class Executor:
     async def _remove(self, action: Remove) -> None:
         await self._api.delete(kinds.BY_NAME[action.kind], self._key.namespace, action.name, action.uid)
         self._outcome.applied.pop((action.kind, action.name), None)
+
+    async def _remove_unwatched(self, action: RemoveUnwatched) -> None:
+        """Clusters that never wanted one are asked about, too: their look does not fail because of it."""
+        kind = kinds.BY_NAME[action.kind]
+        try:
+            found = await self._check_owner(kind, action.name)
+        except (ForeignObject, Forbidden):  # who may not read it never made it
+            found = None
+        except Unavailable as error:
+            log.warning("%s: %s is looked for later: %s", self._key, action.key, error)
+            return
+        if found is not None:
+            await self._api.delete(kind, self._key.namespace, action.name, found["metadata"]["uid"])
+        self._outcome.applied[action.kind, action.name] = ABSENT
 
     async def _create_lease(self, action: CreateLease) -> None:
         try:

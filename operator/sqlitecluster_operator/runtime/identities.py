@@ -9,11 +9,14 @@ from typing import Any, Final, Protocol
 from sqlitecluster_operator import names
 from sqlitecluster_operator.identity.calls import Conflict, Unreachable
 from sqlitecluster_operator.identity.secrets import ROTATE, Ensured, NotOurs
+from sqlitecluster_operator.reconcile.case import Disorder
 from sqlitecluster_operator.runtime import kinds
 from sqlitecluster_operator.runtime.api import APIError, Unavailable
 from sqlitecluster_operator.runtime.store import Key, Store
 
 EVERY_S: Final = 600.0
+AGAIN_S: Final = 10.0
+"""While something is wrong with it."""
 
 
 class Service(Protocol):
@@ -29,13 +32,13 @@ class Authorities:
         self._service = service
         self._store = store
         self._clock = clock
-        self._due: dict[Key, tuple[float, str, str]] = {}
+        self._due: dict[Key, tuple[float, str, Disorder | None]] = {}
         """By cluster: when, the rotation that was asked for, and what was wrong."""
 
-    async def ensure(self, key: Key, cluster: Mapping[str, Any]) -> str:
-        """What is wrong with the authority; empty when nothing is."""
+    async def ensure(self, key: Key, cluster: Mapping[str, Any]) -> Disorder | None:
+        """What is wrong with the authority."""
         asked = str((cluster["metadata"].get("annotations") or {}).get(ROTATE, "")) + cluster["metadata"]["uid"]
-        due, known, problem = self._due.get(key, (0.0, "", ""))
+        due, known, problem = self._due.get(key, (0.0, "", None))
         trust = (kinds.CONFIG_MAP.name, names.trust_map(key.name))
         present = trust in self._store.surroundings(key).objects
         if present and known == asked and self._clock() < due:
@@ -43,13 +46,13 @@ class Authorities:
         again = EVERY_S
         try:
             again = min(EVERY_S, (await self._service.ensure(dict(cluster))).again.total_seconds())
-            problem = ""
-        except (NotOurs, ValueError) as error:
-            problem, again = str(error), 10.0
+            problem = None
+        except NotOurs as error:
+            problem, again = Disorder(str(error), foreign=True), AGAIN_S
         except (Conflict, Unreachable) as error:
             raise Unavailable(str(error)) from error
-        except APIError as error:
-            problem, again = str(error), 10.0
+        except (APIError, ValueError) as error:
+            problem, again = Disorder(str(error)), AGAIN_S
         self._due[key] = (self._clock() + again, asked, problem)
         return problem
 

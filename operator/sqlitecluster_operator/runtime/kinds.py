@@ -62,7 +62,8 @@ OWNED: Final = (
 """What the operator makes for a cluster, in the order in which it is made."""
 
 UNWATCHED: Final = (POD_MONITOR,)
-"""May not exist in the Kubernetes cluster, so nobody watches them; they are applied when they changed here."""
+"""May not exist in the Kubernetes cluster, so nobody watches them; they are applied when they changed here.
+When they are not wanted any more, and once after a start, they are looked for and removed."""
 
 BY_NAME: Final = {kind.name: kind for kind in (CLUSTER, POD, CLAIM, NODE, SECRET, EVENT, *OWNED)}
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,6 +54,22 @@ def test_the_schema_of_values_has_exactly_the_values() -> None:
     }
     assert set(schema["properties"]) == whole | {"global"}
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("name", ["", "a", "sqlite-2", "a" * 40])
+def test_a_name_of_which_a_service_can_be_made_is_accepted(name: str) -> None:
+    assert is_accepted(name)
+
+
+@pytest.mark.parametrize("name", ["2nd", "sqlite.cluster", "-a", "a-", "A", "a" * 41])
+def test_a_name_of_which_no_service_can_be_made_is_refused(name: str) -> None:
+    assert not is_accepted(name)
+
+
+def is_accepted(name: str) -> bool:
+    """What the schema says about ``fullnameOverride``; Helm's patterns are anchored as they are written."""
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["fullnameOverride"]
+    return len(name) <= schema["maxLength"] and re.search(schema["pattern"], name) is not None
 
 
 def test_no_role_of_the_chart_has_a_wildcard_or_may_run_commands_in_pods() -> None:

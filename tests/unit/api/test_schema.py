@@ -80,6 +80,12 @@ def test_a_status_is_never_filled_in_by_the_api_server() -> None:
     assert not [path for path, node in ALL.items() if path.startswith(".status") and "default" in node]
 
 
+def test_both_uses_of_the_demote_delay_are_described() -> None:
+    text = ALL[".spec.primary.demoteDelay"]["description"]
+
+    assert "transactions" in text and "may not lead" in text
+
+
 def test_the_chart_keeps_the_definition_and_the_plain_file_says_nothing_of_helm() -> None:
     assert crd(keep=True)["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     assert "annotations" not in crd()["metadata"]

@@ -184,6 +184,11 @@ def test_a_single_instance_has_no_disruption_budget() -> None:
     assert make()["PodDisruptionBudget", "notes"]["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
+def test_a_primary_whose_replicas_stand_by_can_be_evicted() -> None:
+    """They are not ready, so any budget of less than all pods would be used up for ever."""
+    assert ("PodDisruptionBudget", "notes") not in make({"runOn": "Primary"})
+
+
 def test_the_peers_port_is_closed_to_others() -> None:
     ingress = make()["NetworkPolicy", "notes"]["spec"]["ingress"]
     anybody = next(rule for rule in ingress if "from" not in rule)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.api.base import wire_name
+from sqlitecluster_operator.api.status import InstanceStatus
 from sqlitecluster_operator.reconcile.actions import (
     AnnotateLease,
     Apply,
@@ -16,6 +18,7 @@ from sqlitecluster_operator.reconcile.actions import (
     LabelPod,
     Memory,
     Remove,
+    RemoveUnwatched,
     ResizeClaim,
     Scale,
     SetFinalizers,
@@ -25,6 +28,7 @@ from sqlitecluster_operator.reconcile.observed import (
     Fingerprint,
     NodeView,
     PodView,
+    Probe,
     StatefulSetView,
     Surroundings,
     read_pod,
@@ -46,6 +50,8 @@ from support.operator_cases import (
     lease,
     pods_of,
 )
+
+MONITOR = ("PodMonitor", "notes")
 
 # -- steady state and objects -----------------------------------------------------------
 
@@ -92,6 +98,36 @@ def test_a_service_that_is_not_wanted_any_more_is_removed_if_it_is_ours() -> Non
     made = decide(around={"objects": found}, memory=case().memory)
 
     assert made.actions == (Remove("Service", "notes-x", "u1"),)
+
+
+@pytest.mark.parametrize("applied", [None, "digest"])
+def test_a_pod_monitor_that_may_be_there_and_is_not_wanted_is_looked_for(applied: str | None) -> None:
+    value = case()
+    known = {place: version for place, version in value.memory.applied.items() if place != MONITOR}
+    if applied is not None:  # else the operator has just started
+        known[MONITOR] = applied
+    made = plan(replace(value, memory=Memory(applied=known)))
+
+    assert made.actions == (RemoveUnwatched(*MONITOR),)
+
+
+def test_a_pod_monitor_that_is_wanted_is_applied_and_not_looked_for() -> None:
+    value = case()
+    made = decide(
+        cluster({"monitoring": {"enabled": True}}), memory=value.memory, around={"objects": value.around.objects}
+    )
+
+    assert [(type(one), one.key) for one in made.actions] == [(Apply, "PodMonitor notes")]
+
+
+def test_a_disruption_budget_from_before_run_on_primary_is_removed() -> None:
+    budget = case().around.objects["PodDisruptionBudget", "notes"]
+    raw = cluster({"runOn": "Primary"})
+    value = case(raw)
+    found = {**value.around.objects, ("PodDisruptionBudget", "notes"): budget}
+    made = plan(replace(value, around=replace(value.around, objects=found)))
+
+    assert Remove("PodDisruptionBudget", "notes", budget.uid) in made.actions
 
 
 def test_suspended_nothing_is_applied_but_hand_offs_go_on() -> None:
@@ -446,3 +482,17 @@ def test_only_a_clean_end_takes_the_mount_from_running_programs(name: str, exit_
 
     assert seen is not None
     assert (seen.unmounted_since is not None) == expected
+
+
+def test_every_field_of_an_instance_is_written_by_somebody() -> None:
+    candidates = {"selector": {"matchLabels": {"a": "b"}}}
+    raw = cluster({"runOn": "Primary", "fence": ["notes-1"], "primary": {"candidates": candidates}})
+    pods = changed(pods_of(raw), 1, ready=False, sidecar_started=False, sidecar_restarts=1)
+    pods = changed(pods, 2, unschedulable="no node is large enough")
+    nodes = {pod.node: NodeView(pod.node, labels={"topology.kubernetes.io/zone": "a"}) for pod in pods}
+    probes = {pod.name: Probe("replica", 1, True, 0.5, "1.0") for pod in pods}
+    made = decide(raw, pods, around={"nodes": nodes, "probes": probes})
+    assert made.status is not None
+    written = {key for row in made.status["instancesStatus"] for key in row}
+
+    assert written == {wire_name(name) for name in InstanceStatus.model_fields}

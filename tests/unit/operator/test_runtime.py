@@ -10,10 +10,13 @@ import kubernetes.client
 import pytest
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.identity.secrets import Ensured, NotOurs
+from sqlitecluster_operator.reconcile.case import Disorder
 from sqlitecluster_operator.runtime import kinds, watches
 from sqlitecluster_operator.runtime.api import Conflict, Forbidden, NotFound, Refused, Unavailable, error_from
 from sqlitecluster_operator.runtime.controller import Slots, needs_no_slot, newest_refusal
 from sqlitecluster_operator.runtime.health import Liveness, split_address
+from sqlitecluster_operator.runtime.identities import Authorities
 from sqlitecluster_operator.runtime.leader import Leadership, Step, Times
 from sqlitecluster_operator.runtime.queue import Backoff, WorkQueue
 from sqlitecluster_operator.runtime.store import Key, Store
@@ -244,6 +247,22 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
     store.observe(kinds.POD, pod(version=6), deleted=True)
 
     assert store._known == {}
+
+
+# -- certificate authorities --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "foreign"), [(NotOurs("taken"), True), (ValueError("no key"), False), (Forbidden("no right"), False)]
+)
+def test_what_is_wrong_with_an_authority_says_whether_the_name_is_taken(error: Exception, foreign: bool) -> None:
+    class Service:
+        async def ensure(self, _body: dict[str, Any]) -> Ensured:
+            raise error
+
+    found = asyncio.run(Authorities(Service(), Store()).ensure(KEY, {"metadata": {"uid": "u"}}))
+
+    assert found == Disorder(str(error), foreign)
 
 
 # -- the rest ---------------------------------------------------------------------------
