@@ -45,8 +45,8 @@ class Identity(Protocol):
 class Probes(Protocol):
     """Asks sidecars about themselves."""
 
-    async def ask(self, key: Key, around: Surroundings) -> Mapping[str, Probe]:
-        """What is known, at most a few seconds old."""
+    async def ask(self, key: Key, around: Surroundings, *, often: bool = False) -> Mapping[str, Probe]:
+        """What is known, at most a few seconds old; ``often``: about a second."""
         ...
 
 
@@ -131,7 +131,8 @@ class Controller:
             certificates = await self._identity.ensure(key, cluster)
         around = self._store.surroundings(key)
         refusal = await self._refusal(key, around, kept)
-        around = replace(around, pod_refusal=refusal, probes=await self._probes.ask(key, around))
+        often = bool((cluster.get("spec") or {}).get("hibernate"))
+        around = replace(around, pod_refusal=refusal, probes=await self._probes.ask(key, around, often=often))
         # Everything that was awaited is over: what is decided now is decided on the newest values.
         cluster = self._store.cluster(key) or cluster
         around = replace(self._store.surroundings(key), pod_refusal=around.pod_refusal, probes=around.probes)
