@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 REFUSAL_AGE_S: Final = 600.0
 """An older Event about a refused pod is history."""
+CERTIFICATES_AGAIN_S: Final = 10.0
+"""A certificate authority that is not in order is tried again not later than this."""
 
 
 class Identity(Protocol):
@@ -198,6 +200,11 @@ def newest_refusal(events: list[dict[str, Any]], uid: str, now: dt.datetime) -> 
 
 
 def _next_look(case: Case, made: Plan, outcome: Outcome) -> float:
+    again = _after(case, made, outcome)
+    return min(again, CERTIFICATES_AGAIN_S) if case.certificates else again
+
+
+def _after(case: Case, made: Plan, outcome: Outcome) -> float:
     existing = case.around.stateful_set
     if outcome.foreign or outcome.refusals or outcome.foreign != dict(case.memory.foreign):
         first_time = outcome.foreign != dict(case.memory.foreign) or outcome.refusals != dict(case.memory.refusals)
