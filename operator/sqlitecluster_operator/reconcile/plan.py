@@ -112,7 +112,7 @@ def _lease(draft: Draft, intent: Intent) -> None:
     fenced = hibernation.as_text(hibernation.fence(draft, intent))
     if lease is None:
         epoch = int(case.status.get("epoch") or 0)
-        if epoch:
+        if epoch and f"Lease {case.name}" not in case.memory.foreign:
             draft.note("LeaseMadeAnew", f"the Lease was gone; it begins after epoch {epoch}", warning=True)
         body = objects.lease(case.cluster, epoch, intent.cluster_id, intent.lease_duration_s)
         if fenced:
