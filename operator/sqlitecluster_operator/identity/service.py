@@ -37,6 +37,8 @@ class IdentityService:
         self._authority: Authority | None = None
         self._task: asyncio.Task[None] | None = None
         self.server = IdentityServer(api, self._serving)
+        self.listening = False
+        """Whether pods can be served."""
 
     async def start(self, host: str, port: int) -> int:
         """Listen, as soon as there is an authority; returns the port."""
@@ -45,11 +47,13 @@ class IdentityService:
             if self._authority is None:
                 await asyncio.sleep(_RETRY_S)
         bound = await self.server.start(host, port)
+        self.listening = True
         self._task = asyncio.create_task(self._run(), name="identity")
         return bound
 
     async def stop(self) -> None:
         """Stop listening."""
+        self.listening = False
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -149,6 +149,8 @@ class Probe:
     problem: str = ""
     problems: tuple[tuple[str, str], ...] = ()
     """Code and message of each problem that it reports."""
+    positions: Mapping[str, tuple[int, int]] | None = None
+    """TXID and checksum of the newest transaction in its log, by database."""
 
 
 @dataclass(frozen=True, slots=True)

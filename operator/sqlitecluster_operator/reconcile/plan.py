@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sqlitecluster_operator import names, objects
-from sqlitecluster_operator.reconcile import data, handoff, pods, promotion
+from sqlitecluster_operator.reconcile import data, handoff, hibernation, pods, promotion
 from sqlitecluster_operator.reconcile import status as statuses
 from sqlitecluster_operator.reconcile.actions import (
     ABSENT,
@@ -75,7 +75,7 @@ def _reconcile(draft: Draft, intent: Intent) -> Plan:
         wanted, own = pods.replicas(draft, intent)
         _objects(draft, intent, wanted)
         _claims(draft, intent)
-        own = own or pods.leave(draft)
+        own = own if intent.hibernate else own or pods.leave(draft)  # who sleeps soon hands nothing off
         if not pods.replace_broken(draft, intent) and not intent.hibernate:
             own = own or pods.update(draft, intent)
     handoffs = handoff.advance(draft, own)
@@ -113,10 +113,10 @@ def _own_finalizer(draft: Draft) -> None:
 def _lease(draft: Draft, intent: Intent) -> None:
     """Sidecars never make the Lease, so that a lost one cannot begin again at epoch 0."""
     case, lease = draft.case, draft.case.around.lease
-    fenced = json.dumps(sorted(intent.fenced)) if intent.fenced else ""
+    fenced = hibernation.as_text(hibernation.fence(draft, intent))
     if lease is None:
         epoch = int(case.status.get("epoch") or 0)
-        if epoch:
+        if epoch and f"Lease {case.name}" not in case.memory.foreign:
             draft.note("LeaseMadeAnew", f"the Lease was gone; it begins after epoch {epoch}", warning=True)
         body = objects.lease(case.cluster, epoch, intent.cluster_id, intent.lease_duration_s)
         if fenced:

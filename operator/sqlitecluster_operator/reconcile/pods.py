@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile import hibernation
 from sqlitecluster_operator.reconcile.actions import DeletePod, LabelPod, TellZone
 from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft, Intent
 from sqlitecluster_operator.reconcile.handoff import Request
@@ -72,7 +73,9 @@ def replicas(draft: Draft, intent: Intent) -> tuple[int, Request | None]:
     existing = case.around.stateful_set
     current = existing.replicas if existing is not None else 0
     if intent.hibernate:
-        return (0, None) if current == 0 or _may_sleep(draft, intent) else (current, None)
+        return (0, None) if current == 0 or hibernation.may_sleep(draft, intent) else (current, None)
+    if hibernation.still_leaving(draft):
+        return 0, None
     wanted = intent.instances
     primary = case.primary
     if wanted < current and intent.quorum and (waits_for := _behind(case, wanted)):
@@ -94,20 +97,6 @@ def _behind(case: Case, wanted: int) -> list[str]:
     """The instances that would stay and do not do their part, or are not there."""
     good = {pod.ordinal for pod in case.around.pods if case.healthy(pod)}
     return [names.pod(case.name, ordinal) for ordinal in range(wanted) if ordinal not in good]
-
-
-def _may_sleep(draft: Draft, intent: Intent) -> bool:
-    """Whether all replicas have everything, or were waited for long enough."""
-    case = draft.case
-    waited = draft.lasted("hibernation", intent.switchover_timeout_s)
-    behind = [pod.name for pod in case.around.pods if not case.healthy(pod)]
-    if behind and not waited:
-        draft.soon(1.0)
-        return False
-    if behind:
-        text = f"{', '.join(behind)} may be behind: they are sent what they lack when the cluster wakes up"
-        draft.note("HibernationIncomplete", text, warning=True)
-    return True
 
 
 def leave(draft: Draft) -> Request | None:

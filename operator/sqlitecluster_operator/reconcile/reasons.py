@@ -43,7 +43,7 @@ READY: Final = {
     "InvalidSpec": "The spec cannot be used; what runs is left as it is.",
     "ForeignObject": "Another object has a name that the operator needs; it is never taken over.",
     "Refused": "The API server refuses a change; the message has its words.",
-    "Hibernating": "Pods are about to be removed, when all replicas have everything.",
+    "Hibernating": "Nobody may write; pods go when all replicas have everything. The message says what is missing.",
     "Hibernated": "All pods are gone, the volumes are kept.",
     "Suspended": "The operator changes nothing; election and replication go on.",
     "Deleting": "The SQLiteCluster is being deleted: pods end before their objects do.",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlitecluster_operator import names
-from sqlitecluster_operator.reconcile import data, pods, reasons
+from sqlitecluster_operator.reconcile import data, hibernation, pods, reasons
 from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Intent, Sum
 from sqlitecluster_operator.reconcile.handoff import Handoffs, Record
 from sqlitecluster_operator.reconcile.observed import PodView, moment_of
@@ -97,6 +97,9 @@ def _trouble(case: Case, intent: Intent) -> Sum | None:
 
 
 def _asleep(case: Case) -> Sum:
+    existing = case.around.stateful_set
+    if case.around.pods and existing is not None and existing.replicas:
+        return Sum(False, "Hibernating", hibernation.waits_for(case) or "all have everything; pods are removed")
     if case.around.pods:
         return Sum(False, "Hibernating", f"{len(case.around.pods)} pods are left")
     return Sum(False, "Hibernated", "all pods are gone, the volumes are kept; set hibernate to false to wake it up")

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 REFUSAL_AGE_S: Final = 600.0
 """An older Event about a refused pod is history."""
+CERTIFICATES_AGAIN_S: Final = 10.0
+"""A certificate authority that is not in order is tried again not later than this."""
 
 
 class Identity(Protocol):
@@ -45,8 +47,8 @@ class Identity(Protocol):
 class Probes(Protocol):
     """Asks sidecars about themselves."""
 
-    async def ask(self, key: Key, around: Surroundings) -> Mapping[str, Probe]:
-        """What is known, at most a few seconds old."""
+    async def ask(self, key: Key, around: Surroundings, *, often: bool = False) -> Mapping[str, Probe]:
+        """What is known, at most a few seconds old; ``often``: about a second."""
         ...
 
 
@@ -130,7 +132,8 @@ class Controller:
             certificates = await self._identity.ensure(key, cluster)
         around = self._store.surroundings(key)
         refusal = await self._refusal(key, around, kept)
-        around = replace(around, pod_refusal=refusal, probes=await self._probes.ask(key, around))
+        often = bool((cluster.get("spec") or {}).get("hibernate"))
+        around = replace(around, pod_refusal=refusal, probes=await self._probes.ask(key, around, often=often))
         # Everything that was awaited is over: what is decided now is decided on the newest values.
         cluster = self._store.cluster(key) or cluster
         around = replace(self._store.surroundings(key), pod_refusal=around.pod_refusal, probes=around.probes)
@@ -207,6 +210,11 @@ def newest_refusal(events: list[dict[str, Any]], uid: str, now: dt.datetime) -> 
 
 
 def _next_look(case: Case, made: Plan, outcome: Outcome) -> float:
+    again = _after(case, made, outcome)
+    return min(again, CERTIFICATES_AGAIN_S) if case.certificates else again
+
+
+def _after(case: Case, made: Plan, outcome: Outcome) -> float:
     existing = case.around.stateful_set
     if outcome.foreign or outcome.refusals or outcome.foreign != dict(case.memory.foreign):
         first_time = outcome.foreign != dict(case.memory.foreign) or outcome.refusals != dict(case.memory.refusals)

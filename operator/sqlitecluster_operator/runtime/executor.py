@@ -2,6 +2,9 @@
 
 What the API server refuses for good reasons becomes part of the memory, and so of the next
 status; what may work next time ends the round and is raised after the rest was saved.
+
+Pods run with the rights of a ServiceAccount and obey a Lease. When one of these names is somebody
+else's, nobody is given rights and no pods are made: what runs already goes on.
 """
 
 from __future__ import annotations
@@ -46,10 +49,17 @@ from sqlitecluster_operator.runtime.store import Key, Store
 log = logging.getLogger(__name__)
 
 REFUSAL_MAX: Final = 600
+NEEDED: Final = (kinds.SERVICE_ACCOUNT, kinds.ROLE, kinds.ROLE_BINDING, kinds.LEASE)
+"""What must be ours before pods have rights and are made."""
 
 
 class ForeignObject(Exception):
     """An object of somebody else has a name that we need."""
+
+    def __init__(self, kind: kinds.Kind, name: str) -> None:
+        super().__init__(f"{kind.name} {name} exists and is not this SQLiteCluster's")
+        self.kind = kind
+        self.key = f"{kind.name} {name}"
 
 
 @dataclass(slots=True)
@@ -95,10 +105,12 @@ class Executor:
         """Perform the actions; the first one that has to be repeated ends the round."""
         self._outcome = Outcome(dict(memory.applied), {})
         for action in actions:
+            if self._has_to_wait(action):
+                continue
             try:
                 await self._handlers[type(action)](action)
             except ForeignObject as error:
-                self._outcome.foreign[action.key] = str(error)
+                self._outcome.foreign[error.key] = str(error)
             except NotFound as error:
                 if isinstance(action, Apply):
                     self._outcome.refusals[action.key] = str(error)[:REFUSAL_MAX]
@@ -111,6 +123,18 @@ class Executor:
             else:
                 self._outcome.done += 1
         return self._outcome
+
+    def _has_to_wait(self, action: Action) -> bool:
+        """Whether an action would use what is somebody else's; what is foreign is found anew at each look."""
+        if not isinstance(action, Apply) or not self._foreign_needed():
+            return False
+        kind = action.body["kind"]
+        if kind == kinds.STATEFUL_SET.name:
+            return self._store.surroundings(self._key).stateful_set is None
+        return bool(kind == kinds.ROLE_BINDING.name)
+
+    def _foreign_needed(self) -> bool:
+        return any(key.partition(" ")[0] in {kind.name for kind in NEEDED} for key in self._outcome.foreign)
 
     async def _apply(self, action: Apply) -> None:
         body = dict(action.body)
@@ -142,7 +166,7 @@ class Executor:
         except NotFound:
             return None
         if names.controller_uid(found["metadata"]) != self._uid:
-            raise ForeignObject(f"{kind.name} {name} exists and is not this SQLiteCluster's")
+            raise ForeignObject(kind, name)
         return found
 
     async def _remove(self, action: Remove) -> None:
@@ -173,7 +197,14 @@ class Executor:
             self._see(kinds.LEASE, found)
 
     async def _annotate_lease(self, action: AnnotateLease) -> None:
-        body = {"metadata": {"annotations": dict(action.annotations)}}
+        known = self._store.surroundings(self._key).objects.get((kinds.LEASE.name, self._key.name))
+        uid = known.uid if known is not None and known.controller == self._uid else ""
+        if not uid:
+            found = await self._check_owner(kinds.LEASE, self._key.name)
+            if found is None:
+                return
+            uid = found["metadata"]["uid"]
+        body = {"metadata": {"uid": uid, "annotations": dict(action.annotations)}}  # and no later Lease of this name
         self._see(kinds.LEASE, await self._api.patch(kinds.LEASE, self._key.namespace, self._key.name, body))
 
     async def _scale(self, action: Scale) -> None:

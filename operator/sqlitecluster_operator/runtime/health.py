@@ -3,7 +3,7 @@
 ``/healthz`` fails when the operator is deaf: an object was changed in the API, and its event
 did not arrive. The leader finds that out by comparing a list with what the watches brought;
 who does not lead has no watches. Readiness does not depend on leadership, or a rolling update
-of two operators would never end.
+of two operators would never end. It needs the listener for certificates: the Service sends pods there.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def render(values: Mapping[str, tuple[str, Mapping[str, float] | float]]) -> str
 class HealthServer:
     """Serves ``/healthz``, ``/readyz`` and ``/metrics``."""
 
-    def __init__(self, alive: Callable[[], bool], metrics: Callable[[], str]) -> None:
+    def __init__(self, alive: Callable[[], bool], ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
         self._alive = alive
+        self._ready = ready
         self._metrics = metrics
         self._runners: list[web.AppRunner] = []
 
@@ -82,7 +83,9 @@ class HealthServer:
         return web.Response(status=503, text="no event came from the API although objects changed\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        if self._ready():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="the listener for certificates is not up; the log says why\n")
 
     async def _serve_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._metrics(), content_type="text/plain")

@@ -1,4 +1,7 @@
-"""When a cluster's certificate authority is looked at: when something is due, and else now and then."""
+"""When a cluster's certificate authority is looked at: when something is due, and else now and then.
+
+What goes wrong with it is told and tried again; it never keeps the rest of a cluster from being looked after.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from sqlitecluster_operator.identity.calls import Conflict, Unreachable
 from sqlitecluster_operator.identity.secrets import ROTATE, Ensured, NotOurs
 from sqlitecluster_operator.reconcile.case import Disorder
 from sqlitecluster_operator.runtime import kinds
-from sqlitecluster_operator.runtime.api import APIError, Unavailable
+from sqlitecluster_operator.runtime.api import APIError
 from sqlitecluster_operator.runtime.store import Key, Store
 
 EVERY_S: Final = 600.0
-AGAIN_S: Final = 10.0
-"""While something is wrong with it."""
+RETRY_S: Final = 10.0
+RETRY_SOON_S: Final = 2.0
+"""While pods cannot start, because there is no trust bundle yet."""
 
 
 class Service(Protocol):
@@ -41,18 +45,18 @@ class Authorities:
         due, known, problem = self._due.get(key, (0.0, "", None))
         trust = (kinds.CONFIG_MAP.name, names.trust_map(key.name))
         present = trust in self._store.surroundings(key).objects
-        if present and known == asked and self._clock() < due:
+        if (present or problem) and known == asked and self._clock() < due:
             return problem
         again = EVERY_S
         try:
             again = min(EVERY_S, (await self._service.ensure(dict(cluster))).again.total_seconds())
             problem = None
         except NotOurs as error:
-            problem, again = Disorder(str(error), foreign=True), AGAIN_S
+            problem, again = Disorder(str(error), foreign=True), RETRY_S
+        except (ValueError, APIError) as error:
+            problem, again = Disorder(str(error)), RETRY_S
         except (Conflict, Unreachable) as error:
-            raise Unavailable(str(error)) from error
-        except (APIError, ValueError) as error:
-            problem, again = Disorder(str(error)), AGAIN_S
+            problem, again = Disorder(str(error)), RETRY_S if present else RETRY_SOON_S
         self._due[key] = (self._clock() + again, asked, problem)
         return problem
 

@@ -1,4 +1,4 @@
-"""Asks sidecars at ``/info`` about role and lag, for the status only: no decision depends on it.
+"""Asks sidecars at ``/info`` about role, lag and positions, for the status, and before a hibernation.
 
 A sidecar that does not answer, or an operator that cannot reach pods, costs one short wait now and then.
 """
@@ -17,6 +17,8 @@ from sqlitecluster_operator.reconcile.observed import PodView, Probe, Surroundin
 from sqlitecluster_operator.runtime.store import Key
 
 EVERY_S: Final = 10.0
+OFTEN_S: Final = 1.0
+"""While a decision waits for the answers."""
 SILENT_EVERY_S: Final = 300.0
 """After no pod of a cluster answered."""
 TIMEOUT_S: Final = 0.5
@@ -29,19 +31,22 @@ class InfoProbes:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._asked: dict[Key, float] = {}
         self._next: dict[Key, float] = {}
         self._known: dict[Key, Mapping[str, Probe]] = {}
 
-    async def ask(self, key: Key, around: Surroundings) -> Mapping[str, Probe]:
+    async def ask(self, key: Key, around: Surroundings, *, often: bool = False) -> Mapping[str, Probe]:
         """What is known, asked anew when that is due."""
         pods = [pod for pod in around.pods if pod.ip and pod.sidecar_running]
         now = time.monotonic()
-        if not pods or now < self._next.get(key, 0.0):
+        due = self._asked.get(key, -OFTEN_S) + OFTEN_S if often else self._next.get(key, 0.0)
+        if not pods or now < due:
             return self._known.get(key, {})
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         answers = await asyncio.gather(*(self._ask(pod) for pod in pods))
         found = {pod.name: answer for pod, answer in zip(pods, answers, strict=True) if answer is not None}
+        self._asked[key] = now
         self._next[key] = now + (EVERY_S if found else SILENT_EVERY_S)
         self._known[key] = found
         return found
@@ -78,4 +83,13 @@ def read(info: Any) -> Probe | None:
         version=str(versions.get("sqlitecluster") or "")[:128] if isinstance(versions, dict) else "",
         problem="; ".join(text for _, text in problems)[:1000],
         problems=problems,
+        positions=_positions(info.get("positions")),
     )
+
+
+def _positions(found: Any) -> Mapping[str, tuple[int, int]] | None:
+    """Without epochs, which a log may name otherwise than another with the same content."""
+    try:
+        return {str(name): (int(txid), int(checksum)) for name, (_epoch, txid, checksum) in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        return None

@@ -60,7 +60,7 @@ class Operator:
         self._audit = Audit(self.api, self.store, self._queue.add, options.namespaces)
         self._elector = Elector(self.api, options.lease_namespace, options.lease_name, options.identity)
         self._liveness = health.Liveness(time.monotonic())
-        self._health = health.HealthServer(self._alive, self.metrics)
+        self._health = health.HealthServer(self._alive, lambda: self._identity.listening, self.metrics)
         self._stop = asyncio.Event()
 
     async def run(self) -> int:

@@ -74,10 +74,16 @@ class Store:
             objects=dict(known.objects),
             stateful_set=known.stateful_set,
             pods=tuple(sorted(known.pods.values(), key=lambda pod: pod.ordinal)),
-            lease=known.lease,
+            lease=known.lease if self._is_ours(known, key) else None,
             claims=tuple(known.claims.values()),
             nodes=self.nodes,
         )
+
+    @staticmethod
+    def _is_ours(known: Known, key: Key) -> bool:
+        """Whether the Lease belongs to the SQLiteCluster: another one says nothing about its primary."""
+        found = known.objects.get((kinds.LEASE.name, key.name))
+        return known.cluster is None or found is None or found.controller == known.cluster["metadata"]["uid"]
 
     def version(self, key: Key) -> int:
         """The resourceVersion of the SQLiteCluster, as last seen."""

@@ -234,7 +234,7 @@ def test_a_replica_that_is_not_labelled_yet_is_not_called_one() -> None:
     assert kinds_of(decide(pods=pods, memory=lasting("role of uid-1"))) == []
 
 
-# -- scaling, nodes, hibernation --------------------------------------------------------
+# -- scaling, nodes -----------------------------------------------------------------------
 
 
 def replicas_of(made: Any) -> int | None:
@@ -304,16 +304,6 @@ def test_a_primary_that_is_being_deleted_hands_off() -> None:
 
     assert written is not None
     assert written["to"] == "notes-1"
-
-
-def test_hibernation_waits_until_all_replicas_have_everything() -> None:
-    raw = cluster({"hibernate": True})
-    ready, behind = pods_of(raw), changed(pods_of(raw), 2, ready=False)
-
-    assert replicas_of(decide(raw, ready)) == 0
-    assert replicas_of(decide(raw, behind)) is None
-    assert replicas_of(decide(raw, behind, memory=lasting("hibernation"))) == 0
-    assert condition(decide(raw, behind))["reason"] == "Hibernating"
 
 
 def test_a_cluster_that_sleeps_says_so() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import kubernetes.client
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from sqlitecluster_operator import names
 from sqlitecluster_operator.identity.secrets import Ensured, NotOurs
@@ -15,7 +16,7 @@ from sqlitecluster_operator.reconcile.case import Disorder
 from sqlitecluster_operator.runtime import kinds, watches
 from sqlitecluster_operator.runtime.api import Conflict, Forbidden, NotFound, Refused, Unavailable, error_from
 from sqlitecluster_operator.runtime.controller import Slots, needs_no_slot, newest_refusal
-from sqlitecluster_operator.runtime.health import Liveness, split_address
+from sqlitecluster_operator.runtime.health import HealthServer, Liveness, split_address
 from sqlitecluster_operator.runtime.identities import Authorities
 from sqlitecluster_operator.runtime.leader import Leadership, Step, Times
 from sqlitecluster_operator.runtime.queue import Backoff, WorkQueue
@@ -326,6 +327,18 @@ def test_each_status_is_one_error(status: int, kind: type) -> None:
 
     assert type(found) is kind
     assert found.retry_after_s == 3
+
+
+def test_ready_is_who_can_serve_pods() -> None:
+    ready = False
+
+    async def ask() -> int:
+        server = HealthServer(lambda: True, lambda: ready, str)
+        return (await server._readyz(make_mocked_request("GET", "/readyz"))).status
+
+    assert asyncio.run(ask()) == 503
+    ready = True
+    assert asyncio.run(ask()) == 200
 
 
 def test_an_address_may_have_no_host() -> None:
