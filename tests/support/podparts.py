@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from support import kube
@@ -64,6 +65,40 @@ def kill_container(first: int) -> None:
     for pid in container_pids(first):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_pod(sampled: Sampled, pod: str) -> float:
+    """End a pod without a word: its sidecar and its program stand still, the pod is deleted by force, they are killed.
+
+    Nothing of it does anything after the first step, so neither the kubelet's SIGTERM nor a container that it would
+    start again matters. The guard lives: without it a dead mount would stay on the node for ever.
+    Returns the moment of the first step.
+    """
+    pod_uid, supervisor = uid(sampled, pod), sampled.sidecar_pid(pod)
+    moment = time.time()
+    os.kill(supervisor, signal.SIGSTOP)
+    stopped: list[int] = [supervisor]
+    while more := [pid for pid in _working(supervisor, pod_uid) if pid not in stopped]:
+        for pid in more:  # one that was just being started is found the next time
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped += more
+    try:
+        sampled.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return moment
+
+
+def _working(supervisor: int, pod_uid: str) -> list[int]:
+    """The processes of a pod's sidecar and of its program."""
+    found = container_pids(supervisor)
+    for program in programs(pod_uid):
+        with contextlib.suppress(FileNotFoundError):
+            found += container_pids(program)
+    return found
 
 
 def on_node(node: str, script: str, *, limit_s: float = 60.0) -> subprocess.CompletedProcess[str]:
