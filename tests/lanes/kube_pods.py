@@ -1,7 +1,8 @@
 """Lane ``kube-pods``: pods whose sidecar dies, is cut short or is taken away with its mount alive.
 
 Every case ends with the same questions: is the pod Ready again without a human, did the program's own container
-live on, is every database file still on every volume, are all acknowledged rows there, is nothing left mounted?
+live on, is every database file still on every volume (the same one, and what lies beside it), are all acknowledged
+rows there, is nothing left mounted?
 
 Only where a primary is killed may rows be gone: its own of the last moment, which had not been replicated.
 """
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from support import kube, ledger
 from support import podparts as parts
@@ -27,6 +29,9 @@ BACK_LIMIT_S = 120.0
 DRAIN_LIMIT = "120s"
 UNREPLICATED_S = 1.0
 HANDOFF_GAP_S = 3.0
+DATABASE = "app.db"
+SENTINEL = "not-ours"
+"""A file beside the database that nobody has a reason to touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +231,30 @@ def _handed_over(run: Run, sampled: Sampled, old: str, moment: float) -> None:
     assert gap.seconds < HANDOFF_GAP_S, f"no writes for {gap.seconds:.1f} s: that was no hand-off"
 
 
-def _check(run: Run, sampled: Sampled, killed: Kill | None) -> None:
+def _mark(sampled: Sampled) -> dict[Path, int]:
+    """Put a file beside every pod's database; the databases' files and inodes."""
+    found = {}
+    for pod in sampled.pods():
+        path = parts.database_files(sampled, pod)[DATABASE]
+        path.with_name(SENTINEL).write_text(pod)
+        found[path] = path.stat().st_ino
+    return found
+
+
+def _check_files(marked: dict[Path, int]) -> None:
+    """Every volume has the file of before, neither emptied nor made again, and what lay beside it."""
+    for path, inode in marked.items():
+        assert path.exists(), f"{path} is gone"
+        assert path.stat().st_ino == inode, f"{path} is another file"
+        assert path.stat().st_size, f"{path} is empty"
+        assert path.with_name(SENTINEL).exists(), f"what lay beside {path} is gone"
+
+
+def _check(run: Run, sampled: Sampled, killed: Kill | None, marked: dict[Path, int]) -> None:
     """After each case: Ready, every file and every row there."""
     sampled.wait_ready()
     sampled.wait_writes()
-    for pod in sampled.pods():
-        files = parts.database_files(sampled, pod)
-        assert files.get("app.db"), f"{pod} has no database file any more: {files}"
+    _check_files(marked)
     lost, twice = sampled.check_rows(sampled.acks())
     assert not twice, f"{len(twice)} rows are doubled"
     wrong = [ack for ack in lost if killed is None or not killed.excuses(ack)]
@@ -254,7 +276,8 @@ def body(run: Run) -> None:
             name = names[turn % len(names)]
             began = time.monotonic()
             try:
-                _check(run, sampled, CASES[name](run, sampled))
+                marked = _mark(sampled)
+                _check(run, sampled, CASES[name](run, sampled), marked)
                 run.count()
                 run.say(f"ok   {name} ({time.monotonic() - began:.1f} s)")
             except AssertionError as error:

@@ -118,13 +118,12 @@ def volume_dir(pod_uid: str) -> str:
     return f"{KUBELET}/{pod_uid}/volumes/kubernetes.io~empty-dir/sqlite-mount"
 
 
-def database_files(sampled: Sampled, pod: str) -> dict[str, int]:
-    """Database images on a pod's volume and their sizes, read past the pod."""
+def database_files(sampled: Sampled, pod: str) -> dict[str, Path]:
+    """Database images on a pod's volume, past the pod."""
     volume = sampled.kubectl("get", "pvc", f"data-{pod}", "-o", "jsonpath={.spec.volumeName}").strip()
-    found: dict[str, int] = {}
+    found: dict[str, Path] = {}
     for folder in (kube.cluster_object().layout.state / "run" / "nodes").glob(f"*/volumes/{volume}"):
-        for path in folder.glob("dbs/*/database"):
-            found[path.parent.name] = path.stat().st_size
+        found |= {path.parent.name: path for path in folder.glob("dbs/*/database")}
     return found
 
 
