@@ -22,6 +22,8 @@ GAP_P95_S = 0.5
 ENOUGH = 20
 RW_GAP_S = 3.0
 HANDOFF_LIMIT_S = 30.0
+REOPENED = "opening the database again"
+"""What the sample program says when it does."""
 UNOBSERVED_S = 1.0
 """Nobody looks for so long: each kubectl takes a tenth of a second of the two processors that the nodes share."""
 
@@ -62,6 +64,9 @@ def _one(run: Run, sampled: Sampled, turn: int) -> float:
     assert not late, f"{old} acknowledged {len(late)} rows after {gap.new} had begun"
     shown = sampled.status()["handoff"]
     assert shown.get("to") == gap.new and shown.get("from") == old, f"the status says {shown}, {gap} was seen"
+    for key in ("writeGapMillis", "durationMillis"):
+        assert isinstance(shown.get(key), int), f"the status does not say {key}: {shown}"
+    assert shown.get("requestedBy"), f"the status does not say who asked: {shown}"
     measured, told = f"{gap.seconds * 1000:.0f} ms", f"{shown.get('writeGapMillis')} ms"
     run.say(f"{turn + 1}: {old} -> {gap.new}, write gap {measured} (status {told})")
     sampled.wait_ready(60)
@@ -75,6 +80,18 @@ def _once_only(sampled: Sampled) -> None:
     sampled.annotate(handoff_to=handoff["from"], handoff_id=handoff["id"])
     time.sleep(3)
     assert sampled.lease()["spec"]["leaseTransitions"] == before, "the same id moved the primary twice"
+
+
+def _check_programs(run: Run, sampled: Sampled) -> None:
+    """Open connections survived: no program opened its database again, no container was started again."""
+    for pod in sampled.pods():
+        again = [line for line in sampled.kubectl("logs", pod, "-c", "app").splitlines() if REOPENED in line]
+        if again:
+            run.violation(f"the program of {pod} lost its connection {len(again)} times: {again[:3]}")
+        status = kube.get(f"pod/{pod}", sampled.namespace)["status"]
+        statuses = [*status.get("initContainerStatuses", []), *status["containerStatuses"]]
+        if any(one["restartCount"] for one in statuses):
+            run.violation(f"{pod}: {[(one['name'], one['restartCount']) for one in statuses]} restarts")
 
 
 def body(run: Run) -> None:
@@ -94,6 +111,7 @@ def body(run: Run) -> None:
                     run.violation(str(error))
             rw_gap, met = client.longest_gap()
         _once_only(sampled)
+        _check_programs(run, sampled)
         acks = sampled.acks()
         lost, twice = sampled.check_rows(acks)
         if lost or twice:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from support import kube, ledger
+from support import kube, ledger, podparts
 from support.lane import Run, parse, registry, run_cases, run_lane
 from support.sampled import Sampled
 
@@ -122,7 +122,7 @@ def _by_annotation(sampled: Sampled, _old: str, token: str) -> None:
 
 
 def _by_force(sampled: Sampled, old: str, _token: str) -> None:
-    sampled.kubectl("delete", "pod", old, "--grace-period=0", "--force", "--wait=false")
+    podparts.kill_pod(sampled, old)
 
 
 def _restarts(sampled: Sampled, pod: str) -> int:

@@ -1,7 +1,10 @@
 """Lane ``kube-pods``: pods whose sidecar dies, is cut short or is taken away with its mount alive.
 
 Every case ends with the same questions: is the pod Ready again without a human, did the program's own container
-live on, is every database file still on every volume, are all acknowledged rows there, is nothing left mounted?
+live on, is every database file still on every volume (the same one, and what lies beside it), are all acknowledged
+rows there, is nothing left mounted?
+
+Only where a primary is killed may rows be gone: its own of the last moment, which had not been replicated.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from support import kube
+from support import kube, ledger
 from support import podparts as parts
 from support.lane import Run, parse, run_lane
 from support.sampled import Sampled
@@ -22,9 +27,28 @@ from support.sampled import Sampled
 GONE_LIMIT_S = 90.0
 BACK_LIMIT_S = 120.0
 DRAIN_LIMIT = "120s"
-NO_ROWS_LOST_BEFORE_S = 1.0
+UNREPLICATED_S = 1.0
+HANDOFF_GAP_S = 3.0
+DATABASE = "app.db"
+SENTINEL = "not-ours"
+"""A file beside the database that nobody has a reason to touch."""
 
-Case = Callable[[Run, Sampled], None]
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A primary was killed: the one thing after which rows may be gone."""
+
+    pod: str
+    before: float
+    after: float
+
+    def excuses(self, ack: ledger.Ack) -> bool:
+        """Whether a row may be gone: the pod's own, acknowledged in the last moment, or begun and then noted late."""
+        return ack.pod == self.pod and self.before - UNREPLICATED_S <= ack.at and ack.began <= self.after
+
+
+Case = Callable[[Run, Sampled], Kill | None]
+"""Returns what may have cost rows; None: nothing may."""
 
 
 def _replica(sampled: Sampled) -> str:
@@ -32,11 +56,13 @@ def _replica(sampled: Sampled) -> str:
     return next(pod for pod in sampled.pods() if pod != primary)
 
 
-def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object]) -> None:
+def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object]) -> Kill:
     """Kill a sidecar's container; the pod and the program's container must live on and work."""
     before, program = parts.uid(sampled, pod), parts.restarts(sampled, pod, "app")
     times = parts.restarts(sampled, pod, "sqlite-sidecar")
-    kill(sampled.sidecar_pid(pod))
+    pid, moment = sampled.sidecar_pid(pod), time.time()
+    kill(pid)
+    killed = Kill(pod, moment, time.time())
     kube.wait_for(
         f"the sidecar of {pod} was started again",
         lambda: parts.restarts(sampled, pod, "sqlite-sidecar") > times,
@@ -46,6 +72,7 @@ def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object
     assert parts.uid(sampled, pod) == before, f"{pod} was made anew"
     assert parts.restarts(sampled, pod, "app") == program, f"the program of {pod} was started again"
     kube.wait_for(f"the program of {pod} reads", lambda: sampled.rows(pod), limit_s=BACK_LIMIT_S)
+    return killed
 
 
 def replica_sidecar_killed(_run: Run, sampled: Sampled) -> None:
@@ -53,9 +80,9 @@ def replica_sidecar_killed(_run: Run, sampled: Sampled) -> None:
     _died_and_came_back(sampled, _replica(sampled), lambda pid: os.kill(pid, signal.SIGKILL))
 
 
-def primary_sidecar_killed(_run: Run, sampled: Sampled) -> None:
+def primary_sidecar_killed(_run: Run, sampled: Sampled) -> Kill:
     """The same on the primary."""
-    _died_and_came_back(sampled, sampled.holder(), lambda pid: os.kill(pid, signal.SIGKILL))
+    return _died_and_came_back(sampled, sampled.holder(), lambda pid: os.kill(pid, signal.SIGKILL))
 
 
 def replica_out_of_memory(_run: Run, sampled: Sampled) -> None:
@@ -63,9 +90,9 @@ def replica_out_of_memory(_run: Run, sampled: Sampled) -> None:
     _died_and_came_back(sampled, _replica(sampled), parts.kill_container)
 
 
-def primary_out_of_memory(_run: Run, sampled: Sampled) -> None:
+def primary_out_of_memory(_run: Run, sampled: Sampled) -> Kill:
     """The same on the primary."""
-    _died_and_came_back(sampled, sampled.holder(), parts.kill_container)
+    return _died_and_came_back(sampled, sampled.holder(), parts.kill_container)
 
 
 def deleted_in_back_off(run: Run, sampled: Sampled) -> None:
@@ -119,19 +146,20 @@ def replica_deleted(_run: Run, sampled: Sampled) -> None:
     _torn_down(sampled, pod, node, before)
 
 
-def primary_deleted(_run: Run, sampled: Sampled) -> None:
+def primary_deleted(run: Run, sampled: Sampled) -> None:
     """An ordinary deletion of the primary: somebody else is it before the pod has ended."""
     pod = sampled.holder()
-    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    node, before, moment = sampled.node_of(pod), parts.uid(sampled, pod), time.time()
     sampled.kubectl("delete", "pod", pod, "--wait=false")
     _torn_down(sampled, pod, node, before)
     assert sampled.holder(), "nobody is the primary"
+    _handed_over(run, sampled, pod, moment)
 
 
 def primary_drained(run: Run, sampled: Sampled) -> None:
     """The node of the primary is drained; its pod waits for the node, because its volume is there."""
     pod = sampled.holder()
-    node, before = sampled.node_of(pod), parts.uid(sampled, pod)
+    node, before, moment = sampled.node_of(pod), parts.uid(sampled, pod), time.time()
     began = time.monotonic()
     options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DRAIN_LIMIT}")
     selector = f"--pod-selector=sqlitecluster.dev/cluster={sampled.name}"
@@ -141,6 +169,7 @@ def primary_drained(run: Run, sampled: Sampled) -> None:
         kube.wait_for("nothing is mounted", lambda: parts.mounts_of(node, before) == 0, limit_s=GONE_LIMIT_S)
         assert sampled.holder() != pod, f"{pod} is still the primary"
         sampled.wait_writes()
+        _handed_over(run, sampled, pod, moment)
     finally:
         kube.kubectl("uncordon", node)
 
@@ -194,18 +223,42 @@ def _torn_down(sampled: Sampled, pod: str, node: str, before: str) -> None:
     )
 
 
-def _check(run: Run, sampled: Sampled, moment: float) -> None:
+def _handed_over(run: Run, sampled: Sampled, old: str, moment: float) -> None:
+    """Writes went on elsewhere at once."""
+    gap = ledger.gap_after(sampled.acks(), moment, old)
+    assert gap is not None, f"nobody but {old} acknowledged a row"
+    run.say(f"write gap {gap.seconds * 1000:.0f} ms")
+    assert gap.seconds < HANDOFF_GAP_S, f"no writes for {gap.seconds:.1f} s: that was no hand-off"
+
+
+def _mark(sampled: Sampled) -> dict[Path, int]:
+    """Put a file beside every pod's database; the databases' files and inodes."""
+    found = {}
+    for pod in sampled.pods():
+        path = parts.database_files(sampled, pod)[DATABASE]
+        path.with_name(SENTINEL).write_text(pod)
+        found[path] = path.stat().st_ino
+    return found
+
+
+def _check_files(marked: dict[Path, int]) -> None:
+    """Every volume has the file of before, neither emptied nor made again, and what lay beside it."""
+    for path, inode in marked.items():
+        assert path.exists(), f"{path} is gone"
+        assert path.stat().st_ino == inode, f"{path} is another file"
+        assert path.stat().st_size, f"{path} is empty"
+        assert path.with_name(SENTINEL).exists(), f"what lay beside {path} is gone"
+
+
+def _check(run: Run, sampled: Sampled, killed: Kill | None, marked: dict[Path, int]) -> None:
     """After each case: Ready, every file and every row there."""
     sampled.wait_ready()
     sampled.wait_writes()
-    for pod in sampled.pods():
-        files = parts.database_files(sampled, pod)
-        assert files.get("app.db"), f"{pod} has no database file any more: {files}"
-    acks = sampled.acks()
-    lost, twice = sampled.check_rows(acks)
+    _check_files(marked)
+    lost, twice = sampled.check_rows(sampled.acks())
     assert not twice, f"{len(twice)} rows are doubled"
-    old = [ack for ack in lost if not moment - NO_ROWS_LOST_BEFORE_S < ack.at < time.time()]
-    assert not old, f"{len(old)} acknowledged rows are lost: {old[:3]}"
+    wrong = [ack for ack in lost if killed is None or not killed.excuses(ack)]
+    assert not wrong, f"{len(wrong)} acknowledged rows are lost: {wrong[:3]}; {killed}"
     if lost:
         run.say(f"{len(lost)} rows of the moment of a kill had not been replicated")
         sampled.forget(lost)
@@ -221,10 +274,10 @@ def body(run: Run) -> None:
             if run.done + len(run.violations) >= run.wanted:
                 break
             name = names[turn % len(names)]
-            began, moment = time.monotonic(), time.time()
+            began = time.monotonic()
             try:
-                CASES[name](run, sampled)
-                _check(run, sampled, moment)
+                marked = _mark(sampled)
+                _check(run, sampled, CASES[name](run, sampled), marked)
                 run.count()
                 run.say(f"ok   {name} ({time.monotonic() - began:.1f} s)")
             except AssertionError as error:

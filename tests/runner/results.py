@@ -1,11 +1,12 @@
 """What was shown, on which machine and for which code: ``docs/results/<lane>.json``.
 
-Counts of a lane add up as long as the product's code (the tree of ``sidecar``) is the
-same; with other code they begin again.
+Counts of a lane add up as long as the product's code is the same: the tree of ``sidecar``, and for lanes
+with a cluster all else that is deployed there. With other code they begin again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from runner.jobs import Outcome
 from runner.plan import ROOT, Job
 
 FOLDER = ROOT / "docs" / "results"
+DEPLOYED = ("sidecar", "operator", "charts", "crds", "demo/sample")
+"""What lanes with a cluster run."""
 
 
 def _git(*arguments: str) -> str:
@@ -25,9 +28,12 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def code_id() -> str:
-    """Identity of the product's code."""
-    return _git("rev-parse", "HEAD:sidecar")
+def code_id(job: Job) -> str:
+    """Identity of the code that a lane shows something about."""
+    if not job.cluster:
+        return _git("rev-parse", "HEAD:sidecar")
+    trees = [_git("rev-parse", f"HEAD:{folder}") for folder in DEPLOYED]
+    return hashlib.sha1("\n".join(trees).encode(), usedforsecurity=False).hexdigest()
 
 
 def machine() -> dict[str, object]:
@@ -53,8 +59,9 @@ def read(job: Job) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path_of(job).read_text())
     except (OSError, ValueError):
         found = {}
-    if found.get("code") != code_id():
-        return {"lane": job.name, "release": job.release, "done": 0, "violations": 0, "code": code_id(), "runs": []}
+    code = code_id(job)
+    if found.get("code") != code:
+        return {"lane": job.name, "release": job.release, "done": 0, "violations": 0, "code": code, "runs": []}
     return found
 
 

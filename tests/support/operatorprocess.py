@@ -98,10 +98,10 @@ class OperatorProcess:
         rows = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 
-    def resident_mib(self) -> float:
-        """Its memory."""
+    def resident_mib(self, line_of: str = "VmRSS") -> float:
+        """Its memory; ``VmHWM``: the most that it ever had."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{line_of}:"):
                 return int(line.split()[1]) / 1024
         return 0.0
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from support import kube
@@ -66,6 +67,40 @@ def kill_container(first: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def kill_pod(sampled: Sampled, pod: str) -> float:
+    """End a pod without a word: its sidecar and its program stand still, the pod is deleted by force, they are killed.
+
+    Nothing of it does anything after the first step, so neither the kubelet's SIGTERM nor a container that it would
+    start again matters. The guard lives: without it a dead mount would stay on the node for ever.
+    Returns the moment of the first step.
+    """
+    pod_uid, supervisor = uid(sampled, pod), sampled.sidecar_pid(pod)
+    moment = time.time()
+    os.kill(supervisor, signal.SIGSTOP)
+    stopped: list[int] = [supervisor]
+    while more := [pid for pid in _working(supervisor, pod_uid) if pid not in stopped]:
+        for pid in more:  # one that was just being started is found the next time
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped += more
+    try:
+        sampled.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return moment
+
+
+def _working(supervisor: int, pod_uid: str) -> list[int]:
+    """The processes of a pod's sidecar and of its program."""
+    found = container_pids(supervisor)
+    for program in programs(pod_uid):
+        with contextlib.suppress(FileNotFoundError):
+            found += container_pids(program)
+    return found
+
+
 def on_node(node: str, script: str, *, limit_s: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a shell script on a node, as root, where the kubelet is."""
     command = kube.cluster_object().node_command(node, ["sh", "-c", script])
@@ -83,13 +118,12 @@ def volume_dir(pod_uid: str) -> str:
     return f"{KUBELET}/{pod_uid}/volumes/kubernetes.io~empty-dir/sqlite-mount"
 
 
-def database_files(sampled: Sampled, pod: str) -> dict[str, int]:
-    """Database images on a pod's volume and their sizes, read past the pod."""
+def database_files(sampled: Sampled, pod: str) -> dict[str, Path]:
+    """Database images on a pod's volume, past the pod."""
     volume = sampled.kubectl("get", "pvc", f"data-{pod}", "-o", "jsonpath={.spec.volumeName}").strip()
-    found: dict[str, int] = {}
+    found: dict[str, Path] = {}
     for folder in (kube.cluster_object().layout.state / "run" / "nodes").glob(f"*/volumes/{volume}"):
-        for path in folder.glob("dbs/*/database"):
-            found[path.parent.name] = path.stat().st_size
+        found |= {path.parent.name: path for path in folder.glob("dbs/*/database")}
     return found
 
 
