@@ -182,6 +182,27 @@ def pods_that_are_no_candidates_never_lead(run: Run) -> None:
         assert sampled.holder() == "notes-1"
 
 
+@case
+def a_cluster_that_hibernates_under_writes_wakes_with_all_of_them(run: Run) -> None:
+    with _running(run, "hibernate") as sampled:
+        began = time.time()
+        _hibernate(sampled, asleep=True)
+        _wait(sampled, "all pods are gone", lambda: not sampled.pods(), 120)
+        acks = sampled.acks()
+        run.say(f"asleep after {time.time() - began:.1f} s; the last row came after {acks[-1].at - began:.1f} s")
+        reasons = {event["reason"] for event in kube.get("events", sampled.namespace)["items"]}
+        gave_up = reasons & {"HibernationIncomplete", "HibernationUnchecked"}
+        assert not gave_up, f"it did not wait for its replicas: {gave_up}"
+        _hibernate(sampled, asleep=False)
+        sampled.wait_ready()
+        sampled.wait_writes()
+
+
+def _hibernate(sampled: Sampled, *, asleep: bool) -> None:
+    patch = json.dumps({"spec": {"hibernate": asleep}})
+    sampled.kubectl("patch", "sqlitecluster", sampled.name, "--type=merge", "-p", patch)
+
+
 def _fence(sampled: Sampled, names: list[str] | None) -> None:
     patch = json.dumps({"spec": {"fence": names}})
     sampled.kubectl("patch", "sqlitecluster", sampled.name, "--type=merge", "-p", patch)
