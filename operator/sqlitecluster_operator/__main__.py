@@ -8,11 +8,14 @@ import logging
 import os
 import sys
 import time
-from typing import Final
+from typing import Final, NoReturn
 
 from sqlitecluster_operator.options import Options, parse
 from sqlitecluster_operator.runtime.process import Operator
 
+log = logging.getLogger(__name__)
+
+_END_S: Final = 3.0
 _LOUD: Final = ("kopf", "aiohttp.access", "urllib3", "asyncio")
 
 
@@ -43,7 +46,30 @@ def set_up_logging(options: Options) -> None:
 
 
 async def _run(options: Options) -> int:
-    return await Operator(options).run()
+    code = await Operator(options).run()
+    await _end_tasks(code)
+    return code
+
+
+async def _end_tasks(code: int) -> None:
+    """Cancel what is left, as ``asyncio.run`` would do; but a task that does not end keeps nobody here.
+
+    Who lost the leadership must go: another operator leads, and this one would wait for ever without a liveness probe
+    that says so.
+    """
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        _, stuck = await asyncio.wait(left, timeout=_END_S)
+        if stuck:
+            log.warning("not waited for: %s", "; ".join(repr(task) for task in stuck))
+            _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    logging.shutdown()
+    os._exit(code)
 
 
 def main() -> int:
@@ -51,8 +77,7 @@ def main() -> int:
     options = parse()
     set_up_logging(options)
     code = asyncio.run(_run(options))
-    logging.shutdown()
-    os._exit(code)  # a thread may still wait for an answer: nobody needs it any more
+    _leave(code)  # a thread may still wait for an answer: nobody needs it any more
 
 
 if __name__ == "__main__":
