@@ -197,7 +197,11 @@ def _served_again(namespace: str) -> None:
         kube.apply(busypods.site(), namespace)
         return answer(f"http://web.{namespace}/") == page(namespace)
 
-    kube.wait_for("the pod serves again", look, limit_s=READY_AGAIN_S, step_s=1.0)
+    try:
+        kube.wait_for("the pod serves again", look, limit_s=READY_AGAIN_S, step_s=1.0)
+    except AssertionError as error:
+        pods = kube.kubectl("get", "pods", "--all-namespaces", "--output=wide")
+        raise AssertionError(f"{error}\n{pods}\n{kube.kubectl('-n', namespace, 'describe', 'pod/web')}") from None
 
 
 @case

@@ -192,12 +192,14 @@ class Cluster:
         network.set_cable(self.layout, process.node.name, plugged=False)
         process.power_off()
         network.forget_rules(self.layout, process.node)
+        network.forget_pods(self.layout, process.node)
 
     def power_on(self, node: str) -> None:
         process = self._node(node)
         if process.pid() is not None:
             return
         process.power_off()  # what is left of a node that ended by itself
+        network.forget_pods(self.layout, process.node)
         network.set_cable(self.layout, process.node.name, plugged=True)
         process.start()
         self._lead_client_around()

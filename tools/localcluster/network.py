@@ -5,6 +5,7 @@ Everything is routed, no address exists outside. A cable is pulled on the switch
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -82,6 +83,19 @@ def plugged(layout: Layout, part: str) -> bool:
 def forget_rules(layout: Layout, node: Node) -> None:
     """A node without power has no packet rules left."""
     _run([*inside(layout, node.name), "nft", "flush", "ruleset"])
+
+
+def forget_pods(layout: Layout, node: Node) -> None:
+    """A node without power has no cables to pods left.
+
+    The kernel takes them away some time after the pods' namespaces, each with its route: one that goes late takes the
+    route of the pod that got the same address after the node's start, since the plugin leaves a route that exists.
+    """
+    for line in _run(["ip", "-n", layout.namespace(node.name), "-o", "link", "show", "type", "veth"]).splitlines():
+        name = line.split(":", 2)[1].strip().partition("@")[0]
+        if name != "eth0":
+            with contextlib.suppress(ClusterError):  # it is gone
+                _run(["ip", "-n", layout.namespace(node.name), "link", "delete", name])
 
 
 def lead_client_by(layout: Layout, node: Node) -> None:
