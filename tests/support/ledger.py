@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,6 @@ def late(acks: Iterable[Ack], pod: str, moment: float, *, frozen_at: float = flo
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """The value below which ``part`` of all lie (nearest rank); 0 for none."""
+    """The smallest value that at least ``part`` of all do not exceed (nearest rank); 0 for none."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
+    return ordered[max(0, math.ceil(len(ordered) * part) - 1)] if ordered else 0.0

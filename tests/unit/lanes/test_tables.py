@@ -11,7 +11,7 @@ import pytest
 
 from lanes import badinput, identity, kills, quorum, scenes, special, sqlcorpus
 from runner import plan
-from support import images
+from support import images, ledger
 
 ROOT = plan.ROOT
 CORPUS = ROOT / "tests" / "corpus"
@@ -80,3 +80,9 @@ def test_a_gap_between_stored_files_is_found(tmp_path: Path) -> None:
     assert images.chain_gap(Stub(), "a.db") is None  # type: ignore[arg-type]
     (folder / f"{11:016x}-{12:016x}.ltx").touch()
     assert "000000000000000b" in str(images.chain_gap(Stub(), "a.db"))  # type: ignore[arg-type]
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    twenty = list(range(1, 21))
+    assert [ledger.percentile(twenty, part) for part in (0.5, 0.95, 1.0)] == [10, 19, 20]
+    assert (ledger.percentile([7.0], 0.95), ledger.percentile([], 0.5)) == (7.0, 0.0)
