@@ -30,7 +30,6 @@ from support.sampled import Sampled, annotate_id
 
 WRITABLE_MAX_S = 20.0
 WRITABLE_P50_S = 15.0
-UNREPLICATED_S = 1.0
 FENCE_S = 7.0
 """Nothing is begun so long after the last renewal: 6 s are promised."""
 HANDOFF_LIMIT_S = 60.0
@@ -230,7 +229,7 @@ def _count_lost(run: Run, sampled: Sampled, acks: list[ledger.Ack], case: Case, 
 
 def _excused(ack: ledger.Ack, case: Case, resumed_at: float) -> bool:
     in_time = ack.at < resumed_at or ack.began < case.frozen_at <= ack.at
-    return ack.pod == case.primary and ack.at >= case.moment - UNREPLICATED_S and in_time
+    return ack.pod == case.primary and ack.at >= case.moment - ledger.UNREPLICATED_S and in_time
 
 
 def _set_back(run: Run, sampled: Sampled) -> float:

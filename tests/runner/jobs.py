@@ -91,7 +91,8 @@ def log_file(job: Job, logs: Path) -> Path:
 
 def what_failed(job: Job, logs: Path) -> list[str]:
     """The violations in a job's log, or what pytest and tools say at its end: what the verdict repeats."""
-    lines = log_file(job, logs).read_text(errors="replace").splitlines() if log_file(job, logs).exists() else []
+    log = log_file(job, logs)
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     first = [number for number, line in enumerate(lines) if VIOLATION.match(line)]
     found = ["\n".join(lines[number : number + 4])[:SUMMARY_CHARS] for number in first]
     return found or [line for line in lines if line.startswith(("FAILED ", "ERROR "))] or lines[-3:]

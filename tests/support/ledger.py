@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+UNREPLICATED_S = 1.0
+"""What a primary that is lost in Async acknowledged so long before may have reached no replica."""
+HANDOFF_GAP_S = 3.0
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ack:
@@ -54,6 +58,14 @@ def gap_after(acks: Sequence[Ack], moment: float, old: str) -> Gap | None:
         return None
     before = [ack.at for ack in acks if ack.pod == old and ack.at <= later.at]
     return Gap(old, later.pod, later.at - (before[-1] if before else moment), later.at)
+
+
+def handed_over(acks: Sequence[Ack], moment: float, old: str) -> Gap:
+    """As ``gap_after``, of a role that was given away: writes went on elsewhere at once."""
+    gap = gap_after(acks, moment, old)
+    assert gap is not None, f"nobody but {old} acknowledged a row"
+    assert gap.seconds < HANDOFF_GAP_S, f"no writes for {gap.seconds:.1f} s: that was no hand-off"
+    return gap
 
 
 def resumed_after(acks: Sequence[Ack], moment: float) -> float | None:

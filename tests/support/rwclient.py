@@ -19,7 +19,7 @@ with open(journal, "a", buffering=1) as file:
     while True:
         token = "rw-" + uuid.uuid4().hex
         while True:
-            connection, began, failure = None, time.time(), ""
+            connection, failure = None, ""
             try:
                 connection = http.client.HTTPConnection(host, 8080, timeout=0.5)
                 connection.request("POST", "/rows", json.dumps({"token": token}))
@@ -35,7 +35,7 @@ with open(journal, "a", buffering=1) as file:
                 if connection is not None:
                     connection.close()
             if failure:
-                file.write(json.dumps({"at": time.time(), "began": began, "failure": failure}) + chr(10))
+                file.write(json.dumps({"at": time.time(), "failure": failure}) + chr(10))
             time.sleep(0.02)
         time.sleep(0.1)
 """

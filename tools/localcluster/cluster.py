@@ -190,19 +190,21 @@ class Cluster:
         process = self._node(node)
         self._lead_client_around(process.node)
         network.set_cable(self.layout, process.node.name, plugged=False)
-        process.power_off()
-        network.forget_rules(self.layout, process.node)
-        network.forget_pods(self.layout, process.node)
+        self._end_node(process)
 
     def power_on(self, node: str) -> None:
         process = self._node(node)
         if process.pid() is not None:
             return
-        process.power_off()  # what is left of a node that ended by itself
-        network.forget_pods(self.layout, process.node)
+        self._end_node(process)  # what is left of one that ended by itself
         network.set_cable(self.layout, process.node.name, plugged=True)
         process.start()
         self._lead_client_around()
+
+    def _end_node(self, process: NodeProcess) -> None:
+        process.power_off()
+        network.forget_rules(self.layout, process.node)
+        network.forget_pods(self.layout, process.node)
 
     def freeze_api(self) -> None:
         """Stop the API server as it is; connections stay open and silent."""

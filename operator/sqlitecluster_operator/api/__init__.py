@@ -17,6 +17,7 @@ from sqlitecluster_operator.api.cluster import CRD_NAME, KIND, PLURAL, ObjectMet
 from sqlitecluster_operator.api.pods import RESERVED_PORTS, SIDECAR_CONTAINER
 from sqlitecluster_operator.api.spec import SQLiteClusterSpec
 from sqlitecluster_operator.api.status import (
+    HANDLED_MAX,
     HISTORY_MAX,
     Condition,
     Handoff,
@@ -29,6 +30,7 @@ __all__ = [
     "API_VERSION",
     "CRD_NAME",
     "GROUP",
+    "HANDLED_MAX",
     "HISTORY_MAX",
     "KIND",
     "PLURAL",

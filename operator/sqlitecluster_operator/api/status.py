@@ -11,6 +11,7 @@ from sqlitecluster_operator.api.pods import Atomic, ListMapByName
 
 HISTORY_MAX = 5
 HANDLED_MAX = 20
+"""Of requests with an id: those that were replaced by so many others may come again."""
 
 
 class Condition(Model):

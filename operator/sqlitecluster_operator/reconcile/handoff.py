@@ -19,14 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.api import HANDLED_MAX, HISTORY_MAX
 from sqlitecluster_operator.reconcile.actions import AnnotateLease
 from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft
 from sqlitecluster_operator.reconcile.observed import moment_of
 
 FINISHED: Final = ("Completed", "Failed")
-HISTORY_MAX: Final = 5
-HANDLED_MAX: Final = 20
-"""Of requests with an id: those that were replaced by so many others may come again."""
 STOPPED: Final = "the pod itself, because it was stopped"
 ANSWER_EXTRA_S: Final = 15.0
 """How much longer than the switchover may take an answer is waited for."""

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from sqlitecluster_operator import names
+from sqlitecluster_operator.reconcile import handoff
 from sqlitecluster_operator.reconcile.case import EVERYBODY, Case, Draft, Intent
-from sqlitecluster_operator.reconcile.handoff import FINISHED
 from sqlitecluster_operator.reconcile.observed import Probe
 
 SETTLED_S: Final = 1.5
@@ -38,7 +38,7 @@ def fence(draft: Draft, intent: Intent) -> frozenset[str]:
     case = draft.case
     if not case.around.pods or not (intent.hibernate or _leaving(draft)):
         return intent.fenced
-    may_begin = case.primary is not None and not _handing_off(case)
+    may_begin = case.primary is not None and not handoff.known(case.status).active
     if may_begin or is_fenced(case) or _told_to_go(case) or _late(draft, intent):
         return intent.fenced | {EVERYBODY}
     return intent.fenced
@@ -81,7 +81,11 @@ def waits_for(case: Case) -> str:
     if primary is None:
         return "no instance is the primary"
     if not is_fenced(case):
-        return "a hand-off is under way" if _handing_off(case) else "the Lease does not say yet that nobody may write"
+        return (
+            "a hand-off is under way"
+            if handoff.known(case.status).active
+            else "the Lease does not say yet that nobody may write"
+        )
     probe = case.around.probes.get(primary.name)
     if probe is None or probe.positions is None:
         return f"{primary.name}, the primary, does not say what it has"
@@ -117,19 +121,13 @@ def _leaving(draft: Draft) -> bool:
     return _told_to_go(draft.case) and not draft.lasted("pods are leaving", WAKING_LIMIT_S)
 
 
-def _handing_off(case: Case) -> bool:
-    record = case.status.get("handoff") or {}
-    return bool(record) and record.get("phase") not in FINISHED
-
-
 def _late(draft: Draft, intent: Intent) -> bool:
     return draft.lasted(_TIMER, intent.switchover_timeout_s)
 
 
 def _never_led(case: Case) -> bool:
     """Whether there is nothing to lose: no instance ever was the primary."""
-    lease = case.around.lease
-    return case.primary is None and max(int(case.status.get("epoch") or 0), lease.epoch if lease else 0) == 0
+    return case.primary is None and case.epoch == 0
 
 
 def _nobody_answers(case: Case) -> bool:

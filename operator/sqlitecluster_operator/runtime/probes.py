@@ -32,22 +32,21 @@ class InfoProbes:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._asked: dict[Key, float] = {}
-        self._next: dict[Key, float] = {}
         self._known: dict[Key, Mapping[str, Probe]] = {}
 
     async def ask(self, key: Key, around: Surroundings, *, often: bool = False) -> Mapping[str, Probe]:
         """What is known, asked anew when that is due."""
         pods = [pod for pod in around.pods if pod.ip and pod.sidecar_running]
         now = time.monotonic()
-        due = self._asked.get(key, -OFTEN_S) + OFTEN_S if often else self._next.get(key, 0.0)
-        if not pods or now < due:
-            return self._known.get(key, {})
+        known = self._known.get(key, {})
+        every = OFTEN_S if often else EVERY_S if known else SILENT_EVERY_S
+        if not pods or (key in self._asked and now < self._asked[key] + every):
+            return known
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         answers = await asyncio.gather(*(self._ask(pod) for pod in pods))
         found = {pod.name: answer for pod, answer in zip(pods, answers, strict=True) if answer is not None}
         self._asked[key] = now
-        self._next[key] = now + (EVERY_S if found else SILENT_EVERY_S)
         self._known[key] = found
         return found
 
