@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from sqlitecluster_operator.identity.secrets import OPERATOR_SECRET, ROTATE, Not
 from sqlitecluster_operator.identity.service import IdentityService
 from sqlitecluster_operator.runtime.api import configuration, connect
 from support import kube
-from support.lane import Run, parse, run_cases, run_lane
+from support.lane import Run, scene_main
 
 MOUNTED = "/var/run/sqlitecluster/identity"
 DEFINITION = Path(__file__).parents[2] / "crds" / "sqliteclusters.yaml"
@@ -302,16 +301,7 @@ CASES = {
 
 def main() -> int:
     """Entry of ``python -m lanes.kube_identity``."""
-    run = parse("kube_identity", "cases", len(CASES), None)
-    if run.options.list:
-        print("\n".join(CASES))
-        return 0
-
-    def body(run: Run) -> None:
-        with scene(run) as it:
-            run_cases(run, {name: partial(case, it) for name, case in CASES.items()})
-
-    return run_lane(run, body)
+    return scene_main("kube_identity", "cases", CASES, scene)
 
 
 if __name__ == "__main__":

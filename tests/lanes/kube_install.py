@@ -19,6 +19,7 @@ from localcluster.images import references
 from support import cel_case, kube
 from support.kubeapi import ROOT
 from support.lane import Case, Run, parse, registry, run_cases, run_lane
+from support.operatorscene import others_paused
 
 RELEASE = "lane"
 OPERATOR = f"{RELEASE}-sqlitecluster"
@@ -232,7 +233,7 @@ def main() -> int:
 
 def body(run: Run, cases: dict[str, Case]) -> None:
     """Install, run the cases, remove everything."""
-    with kube.cluster(), kube.namespace("lane-install") as namespace:
+    with kube.cluster(), others_paused(), kube.namespace("lane-install") as namespace:
         _namespace[:] = [namespace]
         try:
             install()

@@ -7,18 +7,21 @@ there once on every pod.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from support import kube, ledger, podparts
+from support import cel_case, cel_cases, kube, kubeapi, ledger, podparts
 from support.lane import Run, parse, registry, run_cases, run_lane
 from support.sampled import Sampled
 
 CASES, case = registry()
 CHANGE_LIMIT_S = 240.0
+CHANGE = {"name": "CHANGED", "value": "yes"}
 
 
 @contextmanager
@@ -59,19 +62,15 @@ def cordon_moves_the_primary_away(run: Run) -> None:
 @case
 def an_update_rolls_replicas_first_and_the_primary_last(run: Run) -> None:
     with _running(run, "rolling") as sampled:
-        before = {pod: kube.get(f"pod/{pod}", sampled.namespace)["metadata"]["uid"] for pod in sampled.pods()}
-        moment = time.time()
-        container = sampled.manifest["spec"]["template"]["spec"]["containers"][0]
-        container["env"].append({"name": "CHANGED", "value": "yes"})
+        before, old, moment = _uids(sampled), sampled.holder(), time.time()
+        _change_template(sampled)
         sampled.apply()
-
-        def renewed() -> bool:
-            pods = kube.get("pods", sampled.namespace, selector="sqlitecluster.dev/cluster=notes")["items"]
-            new = [pod for pod in pods if pod["metadata"]["uid"] != before.get(pod["metadata"]["name"])]
-            return len(new) == 3 and sampled.ready()
-
-        _wait(sampled, "all pods are new and ready", renewed)
+        _wait(sampled, "all pods are new and ready", lambda: _all_changed(sampled, 3))
         sampled.wait_writes()
+        assert not set(before.values()) & set(_uids(sampled).values())
+        made = sorted((pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]) for pod in sampled.pod_objects())
+        assert made[-1][1] == old, f"{old} was the primary and not the last one to be replaced: {made}"
+        assert sampled.holder() != old, "nothing was handed over"
         times = [moment, *(ack.at for ack in sampled.acks() if ack.at > moment)]
         longest = ledger.longest_silence(times)[0]
         run.say(f"rolling update: no writes for {longest * 1000:.0f} ms at most")
@@ -81,16 +80,11 @@ def an_update_rolls_replicas_first_and_the_primary_last(run: Run) -> None:
 @case
 def a_replica_that_lost_its_volume_gets_everything_again(run: Run) -> None:
     with _running(run, "volume") as sampled:
-        pod = next(pod for pod in sampled.pods() if pod != sampled.holder())
-        uid = kube.get(f"pod/{pod}", sampled.namespace)["metadata"]["uid"]
-        sampled.kubectl("delete", "pvc", f"data-{pod}", "--wait=false")
-        sampled.kubectl("delete", "pod", pod, "--wait=false")
-
-        def back() -> bool:
-            found = kube.get(f"pod/{pod}", sampled.namespace)
-            return bool(found["metadata"]["uid"] != uid) and sampled.ready()
-
-        _wait(sampled, f"{pod} is back with a new volume", back)
+        pod = sampled.replica()
+        uid, volume = podparts.uid(sampled, pod), _claim_uid(sampled, pod)
+        _lose_volume(sampled, pod)
+        _wait(sampled, f"{pod} is back", lambda: podparts.uid(sampled, pod) not in ("", uid) and sampled.ready())
+        assert _claim_uid(sampled, pod) != volume, f"{pod} still has its volume"
 
 
 @case
@@ -131,16 +125,100 @@ def _restarts(sampled: Sampled, pod: str) -> int:
 @case
 def nobody_misses_the_operator(run: Run) -> None:
     with _running(run, "alone") as sampled:
-        where = ("--namespace", "sqlitecluster-system")
-        kube.kubectl(*where, "scale", "deployment", "sqlitecluster", "--replicas=0")
-        try:
-            _wait(sampled, "the operator is away", lambda: not kube.get("pods", "sqlitecluster-system")["items"], 60)
+        with _no_operator(sampled):
             old = sampled.holder()
             sampled.kubectl("delete", "pod", old, "--wait=false")
             sampled.wait_writes(60, but=old)
-        finally:
-            kube.kubectl(*where, "scale", "deployment", "sqlitecluster", "--replicas=1")
         sampled.wait_ready()
+
+
+@contextmanager
+def _no_operator(sampled: Sampled) -> Iterator[None]:
+    """The operator is away."""
+    where = ("--namespace", "sqlitecluster-system")
+    kube.kubectl(*where, "scale", "deployment", "sqlitecluster", "--replicas=0")
+    try:
+        _wait(sampled, "the operator is away", lambda: not kube.get("pods", "sqlitecluster-system")["items"], 60)
+        yield
+    finally:
+        kube.kubectl(*where, "scale", "deployment", "sqlitecluster", "--replicas=1")
+
+
+@case
+def all_that_came_while_the_operator_was_away_is_done_when_it_is_back(run: Run) -> None:
+    """An update, a scale, a drain, the loss of a volume and of a sidecar: programs write on, nothing is half done."""
+    with _running(run, "pending") as sampled:
+        began = time.time()
+        with _no_operator(sampled):
+            old = sampled.holder()
+            _drained(sampled, old)
+            _change_template(sampled)
+            sampled.manifest["spec"]["instances"] = 5
+            sampled.apply()
+            pod = sampled.replica()
+            volume = _claim_uid(sampled, pod)
+            _lose_volume(sampled, pod)
+            third = next(one for one in sampled.pods() if one not in (pod, sampled.holder()))
+            os.kill(sampled.sidecar_pid(third), signal.SIGKILL)
+            sampled.wait_writes(but=old)
+            assert len(sampled.pods()) <= 3, f"somebody scaled: {sampled.pods()}"
+        _wait(sampled, "five new pods are ready", lambda: _all_changed(sampled, 5))
+        assert _claim_uid(sampled, pod) != volume, f"{pod} still has its volume"
+        times = [ack.at for ack in sampled.acks() if ack.at > began]
+        longest = ledger.longest_silence(times)[0]
+        run.say(f"all done after {time.time() - began:.0f} s, no writes for {longest:.1f} s at most")
+        assert longest < 5, f"no writes for {longest:.1f} s although nothing was lost without a word"
+
+
+def _drained(sampled: Sampled, pod: str) -> None:
+    """The pod's node is drained and comes back."""
+    node, before = sampled.node_of(pod), podparts.uid(sampled, pod)
+    with podparts.drained(sampled, node):
+        sampled.wait_writes(but=pod)
+    _wait(sampled, f"{pod} is back", lambda: podparts.uid(sampled, pod) not in ("", before))
+    kube.wait_condition(f"pod/{pod}", "Ready", sampled.namespace, limit_s=120)
+
+
+@case
+def edits_that_break_a_rule_touch_nothing(run: Run) -> None:
+    """Each refused edit of the CRD's table, and a few of this object's own, against a cluster that writes."""
+    with _running(run, "edits") as sampled:
+        before, began = _shape(sampled), time.time()
+        api = kubeapi.connect()
+        path = kubeapi.cluster_path(sampled.namespace, sampled.name, query="fieldValidation=Strict")
+        for name, edit in _wrong_edits().items():
+            answer = api.request("PATCH", path, edit, kind="merge-patch")
+            assert answer.status in (400, 422), f"{name} was accepted: {answer.status} {answer.message}"
+            assert len(answer.message) > 20, f"{name}: {answer.message}"
+        count, took = len(_wrong_edits()), time.time() - began
+        time.sleep(5)  # time for the operator to do what it must not
+        assert _shape(sampled) == before, f"{before} became {_shape(sampled)}"
+        longest = ledger.longest_silence([ack.at for ack in sampled.acks() if ack.at > began])[0]
+        run.say(f"{count} edits refused in {took:.1f} s, no writes for {longest * 1000:.0f} ms at most")
+        assert longest < 2, f"no writes for {longest:.1f} s"
+
+
+def _wrong_edits() -> dict[str, kube.Body]:
+    """Merge patches that must be refused, whatever the cluster is like."""
+    table = {one.name: one.reject for one in cel_cases.CASES if one.before is None and "metadata" not in one.reject}
+    return table | {
+        "volume shrinks": cel_case.spec(storage={"size": "64Mi"}),
+        "storage class": cel_case.spec(storage={"storageClass": "slow"}),
+        "mount path": cel_case.spec(mount={"path": "/srv"}),
+        "bootstrap": cel_case.spec(bootstrap={"initdb": {"sql": ["CREATE TABLE a (b)"]}}),
+    }
+
+
+def _shape(sampled: Sampled) -> dict[str, object]:
+    """What an edit would change."""
+    objects = {what: kube.get(f"{what}/{sampled.name}", sampled.namespace) for what in ("sqlitecluster", "statefulset")}
+    config = kube.get(f"configmap/{sampled.name}-config", sampled.namespace)
+    return {
+        **{what: (body["metadata"]["generation"], body["spec"]) for what, body in objects.items()},
+        "config": config["data"],
+        "pods": _uids(sampled),
+        "holder": sampled.holder(),
+    }
 
 
 @case
@@ -194,6 +272,30 @@ def a_cluster_that_hibernates_under_writes_wakes_with_all_of_them(run: Run) -> N
         _set(sampled, hibernate=False)
         sampled.wait_ready()
         sampled.wait_writes()
+
+
+def _uids(sampled: Sampled) -> dict[str, str]:
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in sampled.pod_objects()}
+
+
+def _claim_uid(sampled: Sampled, pod: str) -> str:
+    return str(kube.get(f"pvc/data-{pod}", sampled.namespace)["metadata"]["uid"])
+
+
+def _lose_volume(sampled: Sampled, pod: str) -> None:
+    sampled.kubectl("delete", "pvc", f"data-{pod}", "--wait=false")
+    sampled.kubectl("delete", "pod", pod, "--wait=false")
+
+
+def _change_template(sampled: Sampled) -> None:
+    container = sampled.manifest["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append(CHANGE)
+
+
+def _all_changed(sampled: Sampled, count: int) -> bool:
+    """Whether there are so many pods, all of the changed template, and the cluster is Ready."""
+    changed = [pod for pod in sampled.pod_objects() if CHANGE in pod["spec"]["containers"][0]["env"]]
+    return len(changed) == count and sampled.ready()
 
 
 def _set(sampled: Sampled, **fields: Any) -> None:

@@ -22,13 +22,15 @@ def _mixed(first: dict[str, lane.Case], second: dict[str, lane.Case]) -> dict[st
 
 
 CASES = (
-    _mixed(kube_operator_life.CASES, kube_operator_faults.CASES) | kube_operator_quorum.CASES | kube_operator_many.CASES
+    _mixed(kube_operator_life.CASES, kube_operator_faults.CASES)
+    | kube_operator_quorum.CASES
+    | kube_operator_many.CASES
+    | kube_operator_faults.KILLS
 )
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clusters", type=int, default=200, help="how many many-clusters makes (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=6, help="kills of killed-at-each-call (default: %(default)s)")
 
 
 def main() -> int:

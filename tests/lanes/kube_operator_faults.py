@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from support import kube, lane
 from support.faultproxy import FAULTS
 from support.operatorscene import Scene, manifest, scene
 
 CASES, case = lane.registry()
+KILL_PARTS = 10
 
 
 def settled_calls(made: Scene) -> int:
@@ -23,25 +25,31 @@ def settled_calls(made: Scene) -> int:
     return made.proxy.seen.requests - before
 
 
-@case
-def killed_at_each_call(run: lane.Run) -> None:
+def _killed(part: int, run: lane.Run) -> None:
     """The operator dies at one of its requests, before or after it was done; the next one brings it to the end."""
-    rng = run.rng("kills")
     with scene(run.new_folder("kills")) as made:
         calls = settled_calls(made)
-        run.say(f"a cluster takes {calls} requests until it is settled")
-        moments = sorted(rng.sample(range(1, calls), min(run.options.kills, calls - 1)))
+        moments = range(part, calls, KILL_PARTS)
+        run.say(f"a cluster takes {calls} requests until it is settled; killed at {', '.join(map(str, moments))}")
         for number, moment in enumerate(moments):
             _kill_at(made, moment, after=bool(number % 2))
             name = f"c{number}"
             made.apply(name)
             made.until("the operator is killed", lambda: not made.operator.running, 60)
             made.proxy.decide = lambda _n, _m, _p: ""
+            made.forget_leader()  # else the next one waits for the Lease's end, which is another scene's subject
             made.operator.start()
             made.ready(name)
             made.patch('{"spec":{"disruptionBudget":"Disabled"}}', name)
             made.until("an edit", lambda name=name: not made.exists(f"poddisruptionbudget/{name}"))
             kube.kubectl("-n", made.namespace, "delete", "sqlitecluster", name, "--timeout=60s", limit_s=70)
+
+
+KILLS: dict[str, lane.Case] = {
+    f"killed-at-each-call-{part}-of-{KILL_PARTS}": partial(_killed, part) for part in range(1, KILL_PARTS + 1)
+}
+"""Together they kill the operator at every request that a new cluster takes; each is as long as another scene."""
+CASES |= dict(list(KILLS.items())[:1])
 
 
 def _kill_at(made: Scene, moment: int, *, after: bool) -> None:
@@ -122,10 +130,34 @@ def watches_that_end(run: lane.Run) -> None:
         made.ready()
         for number in range(6):
             made.proxy.cut_watches()
-            made.patch(f'{{"spec":{{"disruptionBudget":"{"Auto" if number % 2 else "Disabled"}"}}}}')
-            wanted = bool(number % 2)
-            made.until("an edit", lambda wanted=wanted: made.exists("poddisruptionbudget/notes") == wanted, 30)
+            _edit_is_acted_on(made, number)
         assert made.proxy.seen.watches_cut > 0
+
+
+@case
+def watches_that_expire(run: lane.Run) -> None:
+    """410 Gone: in a stream the operator lists anew; as an answer to a watch it may end, and its next life lists."""
+    with scene(run.new_folder("expired")) as made:
+        made.apply()
+        made.ready()
+        for number in range(4):
+            made.proxy.expire_watches()
+            _edit_is_acted_on(made, number)
+        assert made.operator.running, made.operator.tail()
+        with kept_running(made):
+            for number in range(2):
+                made.proxy.expire_watches(answer=True)
+                _edit_is_acted_on(made, number)
+        seen = made.proxy.seen
+        run.say(f"{seen.watches_expired} watches expired in their stream, {seen.watches_gone} were answered 410")
+        assert seen.watches_expired > 0 and seen.watches_gone > 0
+
+
+def _edit_is_acted_on(made: Scene, number: int) -> None:
+    """Take the disruption budget away, or have it back."""
+    wanted = bool(number % 2)
+    made.patch(f'{{"spec":{{"disruptionBudget":"{"Auto" if wanted else "Disabled"}"}}}}')
+    made.until("an edit", lambda: made.exists("poddisruptionbudget/notes") == wanted, 40)
 
 
 @case

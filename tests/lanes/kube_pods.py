@@ -26,7 +26,10 @@ from support.sampled import Sampled
 
 GONE_LIMIT_S = 90.0
 BACK_LIMIT_S = 120.0
-DRAIN_LIMIT = "120s"
+REPEATED_KILLS = 3
+BACK_OFF_S = 9.0
+"""kubelet starts a container again at once, then after 10 s, 20 s and so on, while it does not live for ten minutes."""
+WRITABLE_MAX_S = 20.0
 DATABASE = "app.db"
 SENTINEL = "not-ours"
 """A file beside the database that nobody has a reason to touch."""
@@ -45,18 +48,16 @@ class Kill:
         return ack.pod == self.pod and self.before - ledger.UNREPLICATED_S <= ack.at and ack.began <= self.after
 
 
-Case = Callable[[Run, Sampled], Kill | None]
+Case = Callable[[Run, Sampled], list[Kill] | None]
 """Returns what may have cost rows; None: nothing may."""
 
 
-def _replica(sampled: Sampled) -> str:
-    primary = sampled.holder()
-    return next(pod for pod in sampled.pods() if pod != primary)
+def _sigkill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
-def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object]) -> Kill:
-    """Kill a sidecar's container; the pod and the program's container must live on and work."""
-    before, program = parts.uid(sampled, pod), parts.restarts(sampled, pod, "app")
+def _killed(sampled: Sampled, pod: str, kill: Callable[[int], object]) -> Kill:
+    """Kill a sidecar's container and wait until kubelet has started it again."""
     times = parts.restarts(sampled, pod, "sqlite-sidecar")
     pid, moment = sampled.sidecar_pid(pod), time.time()
     kill(pid)
@@ -66,36 +67,60 @@ def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object
         lambda: parts.restarts(sampled, pod, "sqlite-sidecar") > times,
         limit_s=BACK_LIMIT_S,
     )
+    return killed
+
+
+def _died_and_came_back(sampled: Sampled, pod: str, kill: Callable[[int], object]) -> list[Kill]:
+    """Kill a sidecar's container; the pod and the program's container must live on and work."""
+    before, program = parts.uid(sampled, pod), parts.restarts(sampled, pod, "app")
+    killed = _killed(sampled, pod, kill)
     sampled.wait_ready()
     assert parts.uid(sampled, pod) == before, f"{pod} was made anew"
     assert parts.restarts(sampled, pod, "app") == program, f"the program of {pod} was started again"
     kube.wait_for(f"the program of {pod} reads", lambda: sampled.rows(pod), limit_s=BACK_LIMIT_S)
-    return killed
+    return [killed]
 
 
 def replica_sidecar_killed(_run: Run, sampled: Sampled) -> None:
     """SIGKILL of the container's first process on a replica."""
-    _died_and_came_back(sampled, _replica(sampled), lambda pid: os.kill(pid, signal.SIGKILL))
+    _died_and_came_back(sampled, sampled.replica(), _sigkill)
 
 
-def primary_sidecar_killed(_run: Run, sampled: Sampled) -> Kill:
+def primary_sidecar_killed(_run: Run, sampled: Sampled) -> list[Kill]:
     """The same on the primary."""
-    return _died_and_came_back(sampled, sampled.holder(), lambda pid: os.kill(pid, signal.SIGKILL))
+    return _died_and_came_back(sampled, sampled.holder(), _sigkill)
 
 
 def replica_out_of_memory(_run: Run, sampled: Sampled) -> None:
     """All processes of the container at once."""
-    _died_and_came_back(sampled, _replica(sampled), parts.kill_container)
+    _died_and_came_back(sampled, sampled.replica(), parts.kill_container)
 
 
-def primary_out_of_memory(_run: Run, sampled: Sampled) -> Kill:
+def primary_out_of_memory(_run: Run, sampled: Sampled) -> list[Kill]:
     """The same on the primary."""
     return _died_and_came_back(sampled, sampled.holder(), parts.kill_container)
 
 
+def killed_again_and_again(run: Run, sampled: Sampled) -> list[Kill]:
+    """The primary's sidecar is killed whenever it is back: kubelet waits longer each time; others write meanwhile."""
+    pod = sampled.holder()
+    kills, waits = [], []
+    for _ in range(REPEATED_KILLS):
+        moment = time.time()
+        sampled.wait_writes()
+        kills.append(_killed(sampled, pod, _sigkill))
+        waits.append(time.time() - kills[-1].before)
+        silence = ledger.longest_silence([moment, *(a.at for a in sampled.acks() if a.at > moment), time.time()])[0]
+        assert silence <= WRITABLE_MAX_S, f"nobody wrote for {silence:.1f} s although two sidecars live"
+        sampled.wait_ready()
+    run.say(f"started again after {', '.join(f'{wait:.1f} s' for wait in waits)}; primary {sampled.holder()}")
+    assert waits[-1] > BACK_OFF_S, f"kubelet's back-off was never met: {waits}"
+    return kills
+
+
 def deleted_in_back_off(run: Run, sampled: Sampled) -> None:
     """The pod is deleted while its sidecar is dead and not started again yet: only the guard can unmount."""
-    pod = _replica(sampled)
+    pod = sampled.replica()
     node, before = sampled.node_of(pod), parts.uid(sampled, pod)
     for _ in range(20):
         if "CrashLoopBackOff" in str(parts.container(sampled, pod, "sqlite-sidecar")["state"]):
@@ -116,7 +141,7 @@ def deleted_in_back_off(run: Run, sampled: Sampled) -> None:
 
 def content_removed_with_the_mount_alive(_run: Run, sampled: Sampled) -> None:
     """Somebody clears the pod's volume away, as a kubelet would, while the sidecar ends and still serves."""
-    pod = _replica(sampled)
+    pod = sampled.replica()
     node, before = sampled.node_of(pod), parts.uid(sampled, pod)
     replicator = parts.worker_pid(sampled, pod, "sqlc-replicator")
     os.kill(replicator, signal.SIGSTOP)  # the sidecar's end takes as long as this test wants
@@ -138,7 +163,7 @@ def content_removed_with_the_mount_alive(_run: Run, sampled: Sampled) -> None:
 
 def replica_deleted(_run: Run, sampled: Sampled) -> None:
     """An ordinary deletion of a replica."""
-    pod = _replica(sampled)
+    pod = sampled.replica()
     node, before = sampled.node_of(pod), parts.uid(sampled, pod)
     sampled.kubectl("delete", "pod", pod, "--wait=false")
     _torn_down(sampled, pod, node, before)
@@ -159,22 +184,17 @@ def primary_drained(run: Run, sampled: Sampled) -> None:
     pod = sampled.holder()
     node, before, moment = sampled.node_of(pod), parts.uid(sampled, pod), time.time()
     began = time.monotonic()
-    options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DRAIN_LIMIT}")
-    selector = f"--pod-selector=sqlitecluster.dev/cluster={sampled.name}"
-    try:
-        kube.kubectl("drain", node, *options, selector, limit_s=150)
+    with parts.drained(sampled, node):
         run.say(f"drained after {time.monotonic() - began:.1f} s")
         kube.wait_for("nothing is mounted", lambda: parts.mounts_of(node, before) == 0, limit_s=GONE_LIMIT_S)
         assert sampled.holder() != pod, f"{pod} is still the primary"
         sampled.wait_writes()
         _handed_over(run, sampled, pod, moment)
-    finally:
-        kube.kubectl("uncordon", node)
 
 
 def guard_killed(_run: Run, sampled: Sampled) -> None:
     """The guard itself is killed: it is started again and does its work."""
-    pod = _replica(sampled)
+    pod = sampled.replica()
     node, before = sampled.node_of(pod), parts.uid(sampled, pod)
     times = parts.restarts(sampled, pod, "sqlite-guard")
     script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'guard.sh /mnt' && echo $p; done"
@@ -205,6 +225,7 @@ CASES: dict[str, Case] = {
         primary_drained,
         deleted_in_back_off,
         guard_killed,
+        killed_again_and_again,
     )
 }
 
@@ -245,15 +266,15 @@ def _check_files(marked: dict[Path, int]) -> None:
         assert path.with_name(SENTINEL).exists(), f"what lay beside {path} is gone"
 
 
-def _check(run: Run, sampled: Sampled, killed: Kill | None, marked: dict[Path, int]) -> None:
+def _check(run: Run, sampled: Sampled, kills: list[Kill], marked: dict[Path, int]) -> None:
     """After each case: Ready, every file and every row there."""
     sampled.wait_ready()
     sampled.wait_writes()
     _check_files(marked)
     lost, twice = sampled.check_rows(sampled.acks())
     assert not twice, f"{len(twice)} rows are doubled"
-    wrong = [ack for ack in lost if killed is None or not killed.excuses(ack)]
-    assert not wrong, f"{len(wrong)} acknowledged rows are lost: {wrong[:3]}; {killed}"
+    wrong = [ack for ack in lost if not any(kill.excuses(ack) for kill in kills)]
+    assert not wrong, f"{len(wrong)} acknowledged rows are lost: {wrong[:3]}; {kills}"
     if lost:
         run.say(f"{len(lost)} rows of the moment of a kill had not been replicated")
         sampled.forget(lost)
@@ -272,7 +293,7 @@ def body(run: Run) -> None:
             began = time.monotonic()
             try:
                 marked = _mark(sampled)
-                _check(run, sampled, CASES[name](run, sampled), marked)
+                _check(run, sampled, CASES[name](run, sampled) or [], marked)
                 run.count()
                 run.say(f"ok   {name} ({time.monotonic() - began:.1f} s)")
             except AssertionError as error:

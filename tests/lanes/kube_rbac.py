@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from sqlitecluster_operator.api import parse as parse_cluster
 from sqlitecluster_operator.objects import access
 from support import cel_case, kubeapi
 from support.kubeapi import Kube, account
-from support.lane import Run, parse, run_cases, run_lane
+from support.lane import Run, scene_main
 
 HOME = f"lane-rbac-{os.getpid()}"  # where the operator is
 SERVED = f"{HOME}-served"
@@ -280,25 +281,23 @@ CASES = {
 }
 
 
-def main() -> int:
-    """Run the lane."""
-    run = parse("kube_rbac", "cases", len(CASES), None)
-    if run.options.list:
-        print("\n".join(CASES))
-        return 0
-
-    def body(run: Run) -> None:
-        kube = kubeapi.connect()
-        kube.install_definition()
+@contextmanager
+def scene(_run: Run) -> Iterator[Kube]:
+    """The API server with the definition and the lane's namespaces."""
+    kube = kubeapi.connect()
+    kube.install_definition()
+    for namespace in (HOME, SERVED, OTHER):
+        kube.make_namespace(namespace)
+    try:
+        yield kube
+    finally:
         for namespace in (HOME, SERVED, OTHER):
-            kube.make_namespace(namespace)
-        try:
-            run_cases(run, {name: partial(case, kube) for name, case in CASES.items()})
-        finally:
-            for namespace in (HOME, SERVED, OTHER):
-                kube.drop_namespace(namespace)
+            kube.drop_namespace(namespace)
 
-    return run_lane(run, body)
+
+def main() -> int:
+    """Entry of ``python -m lanes.kube_rbac``."""
+    return scene_main("kube_rbac", "cases", CASES, scene)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,15 @@ Decide = Callable[[int, str, str], str]
 FAULTS = ("409", "429", "500", "503", "hang", "cut", "lost")
 """HTTP status; no answer; a closed connection; done, but the answer is lost."""
 HANG_S = 20.0
+_EXPIRED = "expired"
+_GONE = {
+    "kind": "Status",
+    "apiVersion": "v1",
+    "status": "Failure",
+    "reason": "Expired",
+    "code": 410,
+    "message": "too old resource version",
+}
 _HOP = {"connection", "transfer-encoding", "content-length", "content-encoding", "host", "keep-alive"}
 
 
@@ -36,6 +45,10 @@ class Seen:
     requests: int = 0
     faults: int = 0
     watches_cut: int = 0
+    watches_expired: int = 0
+    """Ended by an event that says 410."""
+    watches_gone: int = 0
+    """Refused with 410."""
 
 
 class FaultProxy:
@@ -49,7 +62,9 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._session: ClientSession | None = None
         self._runner: web.AppRunner | None = None
-        self._watches: set[asyncio.Task[Any]] = set()
+        self._watches: dict[asyncio.Task[Any], str] = {}
+        self._gone: set[str] = set()
+        """Paths whose next watch from a known version is answered 410."""
         self.decide: Decide = lambda _number, _method, _path: ""
         self.seen = Seen()
         self.url = ""
@@ -71,8 +86,12 @@ class FaultProxy:
         return path
 
     def cut_watches(self) -> None:
-        """End all watches, as an expiry does."""
+        """Break the connections of all watches."""
         self._loop.call_soon_threadsafe(self._cut_watches)
+
+    def expire_watches(self, *, answer: bool = False) -> None:
+        """End all watches with 410 Gone; ``answer``: the next ones from a known version are answered so, too."""
+        self._loop.call_soon_threadsafe(self._expire_watches, answer)
 
     def stop(self) -> None:
         """Stop listening."""
@@ -106,6 +125,13 @@ class FaultProxy:
         for task in self._watches:
             task.cancel()
             self.seen.watches_cut += 1
+
+    def _expire_watches(self, answer: bool) -> None:
+        for task, path in self._watches.items():
+            task.cancel(_EXPIRED)
+            if answer:
+                self._gone.add(path)
+            self.seen.watches_expired += 1
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("watch"):
@@ -141,9 +167,13 @@ class FaultProxy:
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         assert self._session is not None
+        if request.path in self._gone and request.query.get("resourceVersion"):
+            self._gone.discard(request.path)
+            self.seen.watches_gone += 1
+            return web.json_response(_GONE, status=410)
         task = asyncio.current_task()
         assert task is not None
-        self._watches.add(task)
+        self._watches[task] = request.path
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         response = web.StreamResponse()
         try:
@@ -154,11 +184,14 @@ class FaultProxy:
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
                 await response.write_eof()
-        except (ClientError, OSError, asyncio.CancelledError):
-            if request.transport is not None:
+        except (ClientError, OSError, asyncio.CancelledError) as error:
+            if error.args == (_EXPIRED,) and response.prepared:
+                await response.write(json.dumps({"type": "ERROR", "object": _GONE}).encode() + b"\n")
+                await response.write_eof()
+            elif request.transport is not None:
                 request.transport.close()
         finally:
-            self._watches.discard(task)
+            self._watches.pop(task, None)
         return response
 
 

@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from support import processes
 from support.cluster import Cluster, ClusterStartError
@@ -32,6 +34,7 @@ EXIT_INTERRUPTED = 130
 FOLDER_VARIABLE = "SQLITECLUSTER_LANE_DIR"
 
 Case = Callable[["Run"], None]
+Given = TypeVar("Given")
 
 
 @dataclass(slots=True)
@@ -200,6 +203,19 @@ def memory_folder(run: Run) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
+
+
+def scene_main(
+    name: str, unit: str, cases: Mapping[str, Callable[[Given, Run], None]],
+    scene: Callable[[Run], AbstractContextManager[Given]],
+) -> int:  # fmt: skip
+    """``main`` of a lane whose cases share one scene, which each of them is given first."""
+
+    def body(run: Run) -> None:
+        with scene(run) as given:
+            run_cases(run, {title: partial(case, given) for title, case in cases.items()})
+
+    return rounds_main(parse(name, unit, len(cases), None), cases, body)
 
 
 def registry() -> tuple[dict[str, Case], Callable[[Case], Case]]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from localcluster.layout import ROOT
 from support import ports
 
+LEADER_LEASE = "operator-under-test"
+
 
 class OperatorProcess:
     """One operator for some namespaces."""
@@ -43,7 +45,7 @@ class OperatorProcess:
             sys.executable, "-m", "sqlitecluster_operator",
             *(part for namespace in self._namespaces for part in ("--namespace", namespace)),
             "--kubeconfig", str(kubeconfig or self.kubeconfig),
-            "--lease-namespace", self._lease_namespace, "--lease-name", "operator-under-test",
+            "--lease-namespace", self._lease_namespace, "--lease-name", LEADER_LEASE,
             "--liveness", f"127.0.0.1:{self.health}", "--metrics", f"127.0.0.1:{self.metrics_port}",
             "--listen-identity", f"127.0.0.1:{self.identity}",
             *self._more,

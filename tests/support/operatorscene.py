@@ -13,7 +13,7 @@ from localcluster import ClusterError
 from localcluster.layout import ROOT
 from support import kube
 from support.faultproxy import FaultProxy
-from support.operatorprocess import OperatorProcess
+from support.operatorprocess import LEADER_LEASE, OperatorProcess
 from support.puppets import NOWHERE, Puppets
 
 READY_LIMIT_S = 60.0
@@ -95,6 +95,10 @@ class Scene:
         """All pods of the namespace that are not being deleted, by name."""
         found = [pod for pod in self.get("pods")["items"] if not pod["metadata"].get("deletionTimestamp")]
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def forget_leader(self) -> None:
+        """Nobody leads: who starts need not wait for the Lease of one that was killed."""
+        kube.kubectl("-n", self.namespace, "delete", "lease", LEADER_LEASE, "--ignore-not-found")
 
     def another(self) -> OperatorProcess:
         """A second operator for the same namespace."""

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from support import kube
 from support.sampled import Sampled
 
 KUBELET = "/var/lib/kubelet/pods"
+DRAIN_LIMIT = "120s"
 
 
 def uid(sampled: Sampled, pod: str) -> str:
@@ -101,6 +103,17 @@ def _working(supervisor: int, pod_uid: str) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def drained(sampled: Sampled, node: str) -> Iterator[None]:
+    """A node is drained of a cluster's pods, and takes pods again at the end."""
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DRAIN_LIMIT}")
+    try:
+        kube.kubectl("drain", node, *options, f"--pod-selector={sampled.selector}", limit_s=150)
+        yield
+    finally:
+        kube.kubectl("uncordon", node)
+
+
 def on_node(node: str, script: str, *, limit_s: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a shell script on a node, as root, where the kubelet is."""
     command = kube.cluster_object().node_command(node, ["sh", "-c", script])
@@ -118,13 +131,15 @@ def volume_dir(pod_uid: str) -> str:
     return f"{KUBELET}/{pod_uid}/volumes/kubernetes.io~empty-dir/sqlite-mount"
 
 
-def database_files(sampled: Sampled, pod: str) -> dict[str, Path]:
-    """Database images on a pod's volume, past the pod."""
+def data_dir(sampled: Sampled, pod: str) -> Path:
+    """A pod's volume as this machine sees it, past the pod."""
     volume = sampled.kubectl("get", "pvc", f"data-{pod}", "-o", "jsonpath={.spec.volumeName}").strip()
-    found: dict[str, Path] = {}
-    for folder in (kube.cluster_object().layout.state / "run" / "nodes").glob(f"*/volumes/{volume}"):
-        found |= {path.parent.name: path for path in folder.glob("dbs/*/database")}
-    return found
+    return next((kube.cluster_object().layout.state / "run" / "nodes").glob(f"*/volumes/{volume}"))
+
+
+def database_files(sampled: Sampled, pod: str) -> dict[str, Path]:
+    """Database images on a pod's volume."""
+    return {path.parent.name: path for path in data_dir(sampled, pod).glob("dbs/*/database")}
 
 
 def _comm(pid: int) -> str:

@@ -1,18 +1,23 @@
 """Peers made by hand: a client and a server that count what the other side gives them.
 
 TLS is driven over buffers, so that bytes on the wire after the handshake and bytes of data are
-counted apart.
+counted apart. As a program it is the client alone, for networks that a lane itself is not in:
+
+    python -m support.probe HOST PORT --say [plain-]stream|[plain-]info [--name POD] [--certificate FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.chunked import chunk, request_head
@@ -58,10 +63,12 @@ def client(files: tuple[Path, Path] | None) -> ssl.SSLContext:
     return context
 
 
-def ask(port: int, context: ssl.SSLContext | None, request: bytes, seconds: float = 3.0) -> Seen:
+def ask(
+    port: int, context: ssl.SSLContext | None, request: bytes, seconds: float = 3.0, *, host: str = "127.0.0.1"
+) -> Seen:
     """Connect, send, and read until the other side ends or the time is over."""
     seen = Seen()
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
+    with socket.create_connection((host, port), timeout=seconds) as sock:
         deadline = time.monotonic() + seconds
         try:
             if context is None:
@@ -72,6 +79,40 @@ def ask(port: int, context: ssl.SSLContext | None, request: bytes, seconds: floa
         except (OSError, ssl.SSLError) as error:
             seen.error = str(error)
     return seen
+
+
+def check_nothing(seen: Seen, *, tls: bool) -> None:
+    """Whether a stranger got nothing: no data, and on the wire no more than an alert.
+
+    Raises:
+        AssertionError: with what it got.
+    """
+    assert seen.wire <= ALERT_BYTES, f"{seen.wire} bytes after the handshake: {seen}"
+    if tls:
+        assert not seen.data, seen
+    else:
+        assert b"HTTP" not in seen.data, seen  # a TLS alert in the clear, at most
+
+
+def check_renamed(seen: Seen) -> None:
+    """Whether a pod that says that it is another one was refused by name, and got no data.
+
+    Raises:
+        AssertionError: with what it got.
+    """
+    assert seen.data.startswith(b"HTTP/1.1 409"), seen.data[:300]
+    assert b"ClusterMismatch" in seen.data and len(seen.data) < 1000, seen.data[:1000]
+
+
+def to_json(seen: Seen) -> str:
+    """For another process."""
+    return json.dumps(asdict(seen) | {"data": seen.data.hex()})
+
+
+def from_json(text: str) -> Seen:
+    """The inverse of ``to_json``."""
+    found: dict[str, Any] = json.loads(text)
+    return Seen(**found | {"data": bytes.fromhex(found["data"])})
 
 
 def _read_plain(sock: socket.socket, seen: Seen, deadline: float) -> None:
@@ -168,3 +209,22 @@ class Impostor:
                 self.handshakes += 1
             while data := talk.recv(65536):
                 self.data += data
+
+
+def main() -> None:
+    """Ask once; prints what was seen as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m support.probe")
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--say", choices=("stream", "info", "plain-info", "plain-stream"), required=True)
+    parser.add_argument("--name", default="")
+    parser.add_argument("--certificate", type=Path)
+    options = parser.parse_args()
+    request = info_request() if options.say.endswith("info") else stream_request(options.name)
+    files = (options.certificate, options.certificate) if options.certificate else None
+    context = None if options.say.startswith("plain") else client(files)
+    print(to_json(ask(options.port, context, request, host=options.host)))
+
+
+if __name__ == "__main__":
+    main()

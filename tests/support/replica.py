@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -18,12 +19,32 @@ from sqlitecluster.config.model import NodeConfig, Replication
 from sqlitecluster.ltx import CHECKSUM_FLAG, Header, decode, encode, fold, page_checksum
 from sqlitecluster.replication.position import Position
 from sqlitecluster.replicator.apply import Applier
+from sqlitecluster.replicator.checkpoint import try_restart
 from sqlitecluster.replicator.locks import DbPaths
+from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.services import Bells, NodeServices, SupervisorLink
 from sqlitecluster.replicator.work import Install
 from sqlitecluster.shared import Bell, NodeWord, State
 from sqlitecluster.store.node import NodeStore
 from sqlitecluster.units import lock_page
+
+CREATE: Final = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)"
+
+
+def insert(count: int = 1, size: int = 200) -> str:
+    """SQL that adds rows to ``CREATE``."""
+    return (
+        f"WITH r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r LIMIT {count}) "
+        f"INSERT INTO t(a,b) SELECT abs(random() % 100000), randomblob({size}) FROM r"
+    )
+
+
+def checkpointed(db: ReplicaDb, replica: Replica) -> bytes:
+    """The replica's database file once its log is written back."""
+    assert db.session is not None
+    assert db.writer is not None
+    assert try_restart(db.session, db.writer, 1 << 20, db.store.sync)
+    return replica.path().read_bytes()
 
 
 class Primary:

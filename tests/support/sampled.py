@@ -131,10 +131,24 @@ class Sampled:
             parts.append(f"--- {pod}\n{_quietly(lambda logs=logs: self.kubectl(*logs))}")
         return "\n".join(parts)
 
+    @property
+    def selector(self) -> str:
+        """What selects its pods."""
+        return f"{PREFIX}cluster={self.name}"
+
     def pods(self) -> list[str]:
         """Names of its pods."""
-        selector = f"{PREFIX}cluster={self.name}"
-        return self.kubectl("get", "pods", "-l", selector, "-o", "jsonpath={.items[*].metadata.name}").split()
+        return self.kubectl("get", "pods", "-l", self.selector, "-o", "jsonpath={.items[*].metadata.name}").split()
+
+    def pod_objects(self) -> list[kube.Body]:
+        """Its pods as the API tells them."""
+        found: list[kube.Body] = kube.get("pods", self.namespace, selector=self.selector)["items"]
+        return found
+
+    def replica(self) -> str:
+        """A pod that is not the primary."""
+        primary = self.holder()
+        return next(pod for pod in self.pods() if pod != primary)
 
     def node_of(self, pod: str) -> str:
         """The node a pod runs on."""
@@ -175,10 +189,12 @@ class Sampled:
         lost: list[ledger.Ack] = []
         twice: list[str] = []
         for pod in pods if pods is not None else self.pods():
-            kube.wait_for(f"{pod} answers", lambda pod=pod: self.rows(pod), limit_s=READY_LIMIT_S, step_s=1)
-            deadline = time.monotonic() + 20
+            deadline = 0.0
             while True:
-                table = self.rows(pod)
+                # Kubernetes replaces the pods of a node that was away, sometimes after it is back: ask the next one.
+                what = f"{pod} answers"
+                table = kube.wait_for(what, lambda pod=pod: self.rows(pod), limit_s=READY_LIMIT_S, step_s=1)
+                deadline = deadline or time.monotonic() + 20
                 gone = ledger.missing(acks, table)
                 if not gone or time.monotonic() > deadline:
                     break

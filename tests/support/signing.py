@@ -25,6 +25,14 @@ from support.kubeobjects import FakeCalls
 NAMESPACE = "default"
 
 
+def by_hand(authority: ca.Authority, names: ca.Names, *, age_s: float = 0.0, lifetime_s: float = 600.0) -> bytes:
+    """Key and certificate, made ``age_s`` ago, as one PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    begin = utcnow() - dt.timedelta(seconds=age_s)
+    pem, _ = ca.sign(authority, key.public_key(), names, begin, dt.timedelta(seconds=lifetime_s))
+    return ca.private_pem(key) + pem
+
+
 class Signing:
     """The endpoint, clusters and projected folders."""
 
@@ -88,13 +96,10 @@ class Signing:
     ) -> tuple[Path, Path]:
         """(key and certificate, trust bundle) of a pod as files, for peers made by a test."""
         folder.mkdir(parents=True, exist_ok=True)
-        key = ec.generate_private_key(ec.SECP256R1())
-        begin = utcnow() - dt.timedelta(seconds=age_s)
-        names = ca.pod_names(NAMESPACE, cluster, pod)
         authority = self.authority(cluster)
-        pem, _ = ca.sign(authority, key.public_key(), names, begin, dt.timedelta(seconds=lifetime_s))
         files = folder / f"{pod}.pem", folder / f"{pod}-ca.pem"
-        files[0].write_bytes(ca.private_pem(key) + pem)
+        names = ca.pod_names(NAMESPACE, cluster, pod)
+        files[0].write_bytes(by_hand(authority, names, age_s=age_s, lifetime_s=lifetime_s))
         files[1].write_bytes(authority.bundle())
         return files
 

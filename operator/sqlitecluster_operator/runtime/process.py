@@ -153,7 +153,7 @@ class Operator:
                 if not isinstance(error, Forbidden):
                     self._liveness.heard(time.monotonic())  # nobody hears anything while the API is away
             for key in list(self.store.keys()):
-                self._queue.add(key)
+                self._queue.add(key, leisurely=True)
             rounds += 1
             await asyncio.sleep(self._options.resync_s)
 

@@ -1,7 +1,8 @@
 """Keys that have to be looked at: each once at a time, coalesced, with back-off after failures.
 
 ``add`` may be called as often as one likes: a key that waits is not queued twice, and a key
-that is being worked on is looked at again afterwards. Failures are retried after a delay that
+that is being worked on is looked at again afterwards. What is added ``leisurely`` comes after all
+else: a round through every cluster must not keep an edit waiting. Failures are retried after a delay that
 doubles, and begins anew when a try came further; a new ``add`` does not shorten the delay of
 a key that fails (its cause may be the load).
 """
@@ -20,6 +21,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 15.0
+_SOON: Final = 0
+_LEISURELY: Final = 1
 
 
 class Backoff(Generic[Key]):
@@ -47,8 +50,9 @@ class WorkQueue(Generic[Key]):
     def __init__(self, work: Callable[[Key], Awaitable[float | None]], workers: int = 4) -> None:
         self._work = work
         self._workers = workers
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._queued: set[Key] = set()
+        self._ready: asyncio.PriorityQueue[tuple[int, int, Key]] = asyncio.PriorityQueue()
+        self._queued: dict[Key, int] = {}
+        """Keys that wait, and how urgently; an entry of ``_ready`` that says something else was overtaken."""
         self._active: set[Key] = set()
         self._again: set[Key] = set()
         self._not_before: dict[Key, float] = {}
@@ -59,16 +63,18 @@ class WorkQueue(Generic[Key]):
         self._backoff: Backoff[Key] = Backoff()
         self.failures = 0
 
-    def add(self, key: Key) -> None:
-        """Look at this key soon."""
+    def add(self, key: Key, *, leisurely: bool = False) -> None:
+        """Look at this key soon; ``leisurely``: when nothing else is to be done."""
+        order = _LEISURELY if leisurely else _SOON
         delay = self._not_before.get(key, 0.0) - asyncio.get_running_loop().time()
         if delay > 0:
             self.add_after(key, delay)
         elif key in self._active:
             self._again.add(key)
-        elif key not in self._queued:
-            self._queued.add(key)
-            self._ready.put_nowait(key)
+        elif self._queued.get(key, _LEISURELY + 1) > order:
+            self._queued[key] = order
+            self._counter += 1
+            self._ready.put_nowait((order, self._counter, key))
 
     def add_after(self, key: Key, delay_s: float) -> None:
         """Look at this key after a while, or earlier when something else asks for it. One timer a key: the first."""
@@ -89,8 +95,10 @@ class WorkQueue(Generic[Key]):
 
     async def _run_worker(self) -> None:
         while True:
-            key = await self._ready.get()
-            self._queued.discard(key)
+            order, _, key = await self._ready.get()
+            if self._queued.get(key) != order:
+                continue
+            del self._queued[key]
             self._active.add(key)
             self._due.pop(key, None)
             try:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-Page = tuple[int, bytes | memoryview]
+Page = tuple[int, bytes]
 
 
 def merged(files: Iterable[tuple[Sequence[Page], int]]) -> tuple[list[Page], int]:
     """The pages (ascending) and the size in pages that several increments (pages, size) leave together."""
-    pages: dict[int, bytes | memoryview] = {}
+    pages: dict[int, bytes] = {}
     size = 0
     for some, commit in files:
         if commit < size:

@@ -217,6 +217,10 @@ class CapturedDatabase:
             return
         if self.node.quorum.holds:
             self.node.quorum.published(self.name, position)
+            if self.store.in_flight >= header.min_txid:
+                self.store.set_in_flight(0)  # that was never appended: the disk was full
+            if not self.store.in_flight:  # else ``hold`` tells it, with what becomes of that
+                self.node.quorum.commit(self.name, position.txid)
         if wal is not None:
             at = wal.cursor
             self.store.set_wal_mark(at.header.salt1, at.header.salt2, at.end, wal.generation)

@@ -355,6 +355,7 @@ class HeldCommits:
             db.want_compare(f"transaction {flight.txid:016x} could not be taken back: {error}")
         else:
             self._end_flight()
+            self._quorum.commit(db.name, db.store.position.txid)
         span = flight.span
         if span is not None and self._words[Word.HELD_WRITTEN] >= flight.seq:
             db.captured(self._words[Word.WAL_GEN], self._words[Word.WAL_END])  # nothing of it waits for capture

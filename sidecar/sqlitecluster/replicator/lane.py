@@ -55,6 +55,8 @@ class Lane:
         self.sent = claim.position
         """Where the replica will be when it has applied all that was sent."""
         self.acked = claim.position
+        self.is_met = False
+        """Whether ``sent`` is known to be of this primary's history."""
         self._find_db = find
         self._db: DatabaseStore | None = None
         self._make_snapshot = make_snapshot
@@ -127,8 +129,11 @@ class Lane:
         decision = decide(self.sent, ours, following, resync=self._resync)
         if decision.send is Send.TRANSACTIONS and found is not None:
             self._pin(db, self.sent.txid)
-            return self._begin(found)
-        return await self._carry_out(decision, db)
+            frame: bytes | None = self._begin(found)
+        else:
+            frame = await self._carry_out(decision, db)
+        self.is_met = self.is_met or decision.send is not Send.UNKNOWN
+        return frame
 
     def _begin(self, found: _Found) -> bytes:
         blob = found.ltx

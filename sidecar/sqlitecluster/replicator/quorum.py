@@ -194,8 +194,6 @@ class QuorumView:
                 self._held[name] = _Held(words, seq)
             else:
                 self._held.pop(name, None)
-        if words is None:
-            self.commit(name, position.txid)
 
     def make_durable(self, name: str) -> None:
         """Sync the log, then count this node; a disk that is slow is not waited for in the event loop."""

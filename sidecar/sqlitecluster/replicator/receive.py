@@ -8,6 +8,7 @@ Rules:
     2. A snapshot is put together aside (``stage``) and handed over when its checksums
        add up; until then the replica's old image stays as it is and readable.
     3. A diverged replica's own tail is kept in lost+found before its image is replaced.
+    4. An image that adds up only with a commit in flight waits until that is committed, or taken back.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class _Incoming:
         self.reason = reason
         self.target: Position | None = None
         """Where it must be at least; known with the last page."""
+        self.committed = 0
+        """Up to where the primary says that it may be shown, beyond that."""
         self.beats = 0
         self.after: list[Epoch | Committed | Checkpoint] = []
         """What is to be done once the image is in place."""
@@ -162,7 +165,7 @@ class Receiver:
         elif frame.type is FrameType.DROP:
             self._queue.put(Drop(name, wire.decode_position(frame)))
         elif frame.type is FrameType.COMMITTED:
-            self._after_image(Committed(name, wire.decode_txid(frame)))
+            await self._is_committed(name, wire.decode_txid(frame))
         elif frame.type is FrameType.CHECKPOINT:
             self._after_image(Checkpoint(name, wire.decode_txid(frame)))
         elif frame.type is FrameType.UNKNOWN:
@@ -180,6 +183,13 @@ class Receiver:
             self._queue.put(work)
         else:
             incoming.after.append(work)
+
+    async def _is_committed(self, name: str, txid: int) -> None:
+        self._after_image(Committed(name, txid))
+        incoming = self._incoming.get(name)
+        if incoming is not None:
+            incoming.committed = txid
+            await self._try_finish(name, incoming)
 
     async def _transaction(self, name: str, ltx: bytes) -> None:
         incoming = self._incoming.get(name)
@@ -204,6 +214,9 @@ class Receiver:
         its last pages may be of a commit that was captured while they were read."""
         stage = incoming.stage
         if incoming.target is None or stage.position.txid < incoming.target.txid:
+            return
+        if self.holds and stage.position.txid > max(incoming.target.txid, incoming.committed):
+            incoming.beats = 0  # its last pages may be of a commit in flight, which may take as long as it likes
             return
         try:
             await self._run(stage.finish)

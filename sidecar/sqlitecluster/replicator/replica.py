@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from sqlitecluster import failpoints
@@ -124,7 +125,7 @@ class ReplicaDb(LockedDb):
             self._pending.append(file)
             self.catch_up()
         else:
-            self._show(file)
+            self._show([file])
         return header
 
     def commit(self, txid: int | None) -> None:
@@ -184,8 +185,9 @@ class ReplicaDb(LockedDb):
         failpoints.hit("apply.before-log")
         store.append(data, header, post, numbers, sums)
 
-    def _show(self, file: LTXFile) -> None:
-        """Make a logged transaction visible."""
+    def _show(self, files: Sequence[LTXFile]) -> None:
+        """Make logged transactions visible, all at once."""
+        file = files[0] if len(files) == 1 else _together(files)
         header = file.header
         if not header.commit:
             self._remove()
@@ -196,7 +198,8 @@ class ReplicaDb(LockedDb):
             self._append(file.pages, header.commit)
         failpoints.hit("apply.before-applied")
         self.store.set_applied(header.max_txid, file.trailer.post_apply)
-        self.show_position(header, file.trailer.post_apply)
+        for file in files:
+            self.show_position(file.header, file.trailer.post_apply)
 
     def _is_whole(self, file: LTXFile) -> bool:
         if len(file.pages) != file.header.snapshot_pages:
@@ -234,15 +237,13 @@ class ReplicaDb(LockedDb):
             self._compare()
 
     def _apply_again(self, target: int) -> None:
-        """What became visible together is shown together: nobody sees a transaction that was taken back."""
+        """What became visible together is shown together, of any size: nobody sees what was taken back."""
         files = [file for file in self._waiting() if file.header.max_txid <= target]
-        small = sum(len(file.pages) * file.header.page_size for file in files) <= BATCH_BYTES
-        plain = all(file.header.commit and not self._is_whole(file) for file in files)
-        if len(files) > 1 and small and plain and self.session is not None:
-            self._show_together(files)
-            return
-        for file in files:
-            self._show(file)
+        behind = max((at for at, file in enumerate(files, 1) if not file.header.commit), default=0)
+        if behind:  # what was there before a drop need not be shown any more
+            self._show(files[behind - 1 : behind])
+        if files[behind:]:
+            self._show(files[behind:])
 
     def _waiting(self) -> list[LTXFile]:
         """Transactions that are in the log and not shown, in order."""
@@ -256,15 +257,6 @@ class ReplicaDb(LockedDb):
             raise StoreError(f"transactions after {store.applied:016x} are not stored any more")
         files = (decode(blob, verify=False) for blob in blobs)
         return [file for file in files if file.header.max_txid > store.applied]
-
-    def _show_together(self, files: Sequence[LTXFile]) -> None:
-        pages, commit = merged((file.pages, file.header.commit) for file in files)
-        last = files[-1]
-        self._append(pages, commit)
-        failpoints.hit("apply.before-applied")
-        self.store.set_applied(last.header.max_txid, last.trailer.post_apply)
-        for file in files:
-            self.show_position(file.header, file.trailer.post_apply)
 
     def _compare(self) -> None:
         """The page checksums were lost: make them from the image, if it is what the position says."""
@@ -319,7 +311,7 @@ class ReplicaDb(LockedDb):
         if not logged:
             self._pending.clear()
         limit = store.commit_limit
-        if limit is not None and limit < image.position.txid:
+        if limit is not None and (limit < image.position.txid or not logged):  # it may be of another history
             store.set_commit_limit(image.position.txid)
         if not logged and store.position != image.position:
             store.reset(image.position, page_size=image.page_size, commit=image.pages, timestamp_ms=image.timestamp_ms)
@@ -358,6 +350,8 @@ class ReplicaDb(LockedDb):
             self.open()
         self._remove()
         self._pending.clear()
+        if self.store.commit_limit is not None:
+            self.store.set_commit_limit(position.txid)
         self.store.reset(position, page_size=self.store.page_size, commit=0, timestamp_ms=self.store.timestamp_ms)
         self.store.checksums.truncate(0)
         self.store.checksums.mark(position.txid)
@@ -415,6 +409,14 @@ class ReplicaDb(LockedDb):
             self._node.state.set_position(self.slot, (position.txid, position.checksum, timestamp_ms, pages))
         if header is not None:
             self._node.on_transaction(self.name, header, position)
+
+
+def _together(files: Sequence[LTXFile]) -> LTXFile:
+    """What several transactions leave, as one."""
+    pages, _commit = merged((file.pages, file.header.commit) for file in files)
+    last = files[-1]
+    first = min(file.header.min_txid for file in files)
+    return replace(last, header=replace(last.header, min_txid=first), pages=pages)
 
 
 def _batches(pages: Sequence[Page], size: int) -> Iterator[Sequence[Page]]:

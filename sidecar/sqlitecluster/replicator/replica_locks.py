@@ -25,7 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.errors import StoreError
-from sqlitecluster.ltx import HEADER_SIZE, Header, LTXFile
+from sqlitecluster.ltx import LTXFile
 from sqlitecluster.replicator import install, locks, through
 from sqlitecluster.replicator.capture import FINISH_S
 from sqlitecluster.replicator.capture_database import DatabaseCapture
@@ -136,18 +136,12 @@ class LockedDb:
         txid, checksum = store.position.txid, store.position.checksum
         store.set_commit_limit(None)
         if store.in_flight:  # the image is without it, and only the next primary knows what becomes of it
-            txid, checksum = store.in_flight - 1, self._checksum_before(store.in_flight)
+            txid, checksum = store.in_flight - 1, store.checksum_before(store.in_flight)
             store.set_commit_limit(txid)
             store.set_in_flight(0)
         store.set_applied(txid, checksum)
         self.store.set_wal_owner(1)
         self._node.problems.clear(CUT_OFF, self.name)
-
-    def _checksum_before(self, txid: int) -> int:
-        """Of the database before a transaction that is in the log."""
-        piece = self.store.next_after(txid - 1)
-        data = self.store.read(piece) if piece is not None else None
-        return Header.parse(data[:HEADER_SIZE]).pre_apply if data is not None else 0
 
     def take_closed(self) -> bool:
         """Take over a database that nobody has open, without locking it; False when that is not possible."""

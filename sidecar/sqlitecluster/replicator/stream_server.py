@@ -284,13 +284,14 @@ class ReplicaStream:
     def _news(self, name: str) -> bytes:
         """A COMMITTED frame, if the replica does not know it yet.
 
-        Only once it was sent all of it: a transaction and the one that takes it back are shown together.
+        Only once it was sent all of it: a transaction and the one that takes it back are shown together. And not
+        before its own position was looked at: a transaction of another history with this TXID was never committed.
         """
         if not self._tells:
             return b""
         self._untold.discard(name)
         txid, lane = self._hub.node.quorum.committed(name), self.lanes.get(name)
-        if txid <= self._told.get(name, 0) or lane is None or lane.sent.txid < txid:
+        if txid <= self._told.get(name, 0) or lane is None or not lane.is_met or lane.sent.txid < txid:
             return b""
         self._told[name] = txid
         return wire.encode_txid(FrameType.COMMITTED, name, txid)

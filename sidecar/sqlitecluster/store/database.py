@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlitecluster import failpoints
 from sqlitecluster.errors import CorruptLTX, CorruptStore, FormatError, LimitError, PositionMismatch
-from sqlitecluster.ltx import TRAILER_SIZE, Header, Trailer
+from sqlitecluster.ltx import HEADER_SIZE, TRAILER_SIZE, Header, Trailer
 from sqlitecluster.ltx.growth import missing_growth
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import behind, chain, damage, sums
@@ -77,6 +77,8 @@ class DatabaseStore(Marks):
         """Held while files of the chain are made or voided: cuts, joins and resets exclude one another."""
         self._pins: dict[str, int] = {}
         chain.load(self, node)
+        if 0 < self.in_flight <= self.position.txid:
+            self._settled = Position(self.in_flight - 1, self.checksum_before(self.in_flight))
 
     @property
     def checksums(self) -> ChecksumArray:
@@ -320,6 +322,12 @@ class DatabaseStore(Marks):
     def piece(self, info: LTXFileInfo) -> StoredLTX:
         """A stored file as a piece of the chain."""
         return StoredLTX(info.min_txid, info.max_txid, info.size, None, self.files.file_path(info))
+
+    def checksum_before(self, txid: int) -> int:
+        """Of the database before a stored transaction; 0 when that is not known."""
+        piece = self.next_after(txid - 1)
+        data = self.read(piece) if piece is not None else None
+        return Header.parse(data[:HEADER_SIZE]).pre_apply if data is not None else 0
 
     def read(self, piece: StoredLTX) -> bytes | None:
         """The bytes of a piece, verified when they come from a file.

@@ -28,7 +28,7 @@ from sqlitecluster.store.checksums import ChecksumArray
 from sqlitecluster.store.database import DatabaseStore, StoredLTX
 from sqlitecluster.store.disk import Disk
 from sqlitecluster.store.journals import drop_unfinished
-from sqlitecluster.store.sums import open_piece, store
+from sqlitecluster.store.sums import complete, open_piece, store
 from sqlitecluster.store.walfile import WalPages
 
 
@@ -77,20 +77,24 @@ def remove_wal(folder: Path, disk: Disk) -> None:
     disk.fsync_dir(folder)
 
 
-def write_chain(database: DatabaseStore, from_txid: int, disk: Disk) -> int:
-    """Write all transactions after ``from_txid`` into the database file; returns the one reached. Synced at return.
+def write_chain(database: DatabaseStore, from_txid: int, disk: Disk, to_txid: int | None = None) -> int:
+    """Write transactions after ``from_txid`` into the database file, all or up to ``to_txid``; returns the one reached.
+
+    Synced at return. The page checksums are those of the position all the same.
 
     Everything is read and verified first: when it does not lead to the position, nothing
     is written and ``from_txid`` is returned.
     """
     if from_txid >= database.position.txid or not _is_readable(database, from_txid):
         return from_txid
-    reached = from_txid
+    reached, target = from_txid, database.position.txid if to_txid is None else to_txid
     with _writable(database.dir / "database", disk) as fd:
-        while (piece := database.next_after(reached)) is not None:
+        while reached < target and (piece := database.next_after(reached)) is not None:
             _write_piece(database, piece, fd, disk)
             reached = piece.max_txid
         disk.fsync(fd)
+    if reached < database.position.txid:
+        complete(database, database.checksums)
     return reached
 
 

@@ -4,8 +4,9 @@ Runs in a short-lived process of its own, while nobody has a database open. It d
 what is there, not by the role alone, so that a data directory may change its role:
 
     the sidecar wrote the image   its WAL is written back, transactions that the image lacks are
-                                  applied again; after a power cut the WAL may be older than the
-                                  database file, only what a received image needs of it counts
+                                  applied again, on a replica those that it may show; after a power
+                                  cut the WAL may be older than the database file, only what a
+                                  received image needs of it counts
     programs wrote the image      nothing is touched; after a power cut that took the end of a
                                   captured WAL, the WAL is written back and the chain applied;
                                   where the log had every commit first, it counts (``restoring``)
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 from sqlitecluster import failpoints
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError
+from sqlitecluster.ltx import TRAILER_SIZE, Trailer
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import image, restoring, trash
 from sqlitecluster.store.database import DatabaseStore
@@ -77,7 +79,7 @@ def prepare_database(store: NodeStore, name: str, *, is_replica: bool, takes_ove
         log.warning("%s: the file is not a SQLite database; it is left alone", name)
         return
     if database.owner == OWNER_SIDECAR:
-        _finish_applying(store, database)
+        _finish_applying(store, database, is_replica=is_replica)
         if not is_replica:
             database.set_wal_mark(0, 0, 0, 0)
     elif is_replica and not takes_over and database.owner == OWNER_PROGRAMS:
@@ -129,8 +131,8 @@ def _finish_install(store: NodeStore, database: DatabaseStore, path: Path, field
     log.info("%s: an unfinished install was finished, at %s", database.name, database.position)
 
 
-def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:
-    """The sidecar wrote this image: complete it up to the position."""
+def _finish_applying(store: NodeStore, database: DatabaseStore, *, is_replica: bool) -> None:
+    """The sidecar wrote this image: complete it up to the position, or as far as a replica may show it."""
     if database.commit == 0 and not database.position.is_zero:
         _remove_dropped(store, database)
         return
@@ -138,21 +140,41 @@ def _finish_applying(store: NodeStore, database: DatabaseStore) -> None:
     start = database.durable if database.after_power_cut else database.applied
     if not (database.dir / "database").exists():
         start = 0
+    shown = _shown(database, start) if is_replica else database.position
     if start > database.position.txid:
         _keep_applied(database)
-    elif start < database.position.txid:
-        _apply_chain(store, database, start)
+        shown = database.position
+    elif start < shown.txid:
+        if not _apply_chain(store, database, start, shown.txid):
+            shown = database.position
         wrote = True
     failpoints.hit("recovery.before-remove-wal")
     if (database.dir / "wal").exists():
         image.remove_wal(database.dir, store.disk)
-    if wrote or database.durable != database.position.txid:
+    if wrote or database.durable != shown.txid:
         if not wrote:
             image.sync(database.dir, store.disk)  # a replicator writes some of its log back without
-        database.set_applied(database.position.txid, database.position.checksum)
+        database.set_applied(shown.txid, shown.checksum)
         database.set_image_log(None)
-        database.set_durable(database.position.txid)
+        database.set_durable(shown.txid)
         database.flush()
+
+
+def _shown(database: DatabaseStore, start: int) -> Position:
+    """How far a replica's image may be completed: the primary has not said of the rest that it is committed.
+
+    After a power cut the words may be older than the image, which must be made whole: then it is everything.
+    """
+    limit = database.commit_limit
+    if limit is None or limit >= database.position.txid or database.after_power_cut:
+        return database.position
+    shown = Position(start, int(database.state.words[StateWord.APPLIED_CHECKSUM]) if start == database.applied else 0)
+    while (piece := database.next_after(shown.txid)) is not None and piece.max_txid <= limit:
+        data = database.read(piece)
+        if data is None:
+            return database.position  # damaged: what is shown does not lead to the position
+        shown = Position(piece.max_txid, Trailer.parse(data[-TRAILER_SIZE:]).post_apply)
+    return shown
 
 
 def _write_back(store: NodeStore, database: DatabaseStore) -> bool:
@@ -175,11 +197,14 @@ def _write_back(store: NodeStore, database: DatabaseStore) -> bool:
     return image.backfill(database.dir, store.disk, needed.end).commit > 0
 
 
-def _apply_chain(store: NodeStore, database: DatabaseStore, start: int) -> None:
-    if image.write_chain(database, start, store.disk) != database.position.txid:
+def _apply_chain(store: NodeStore, database: DatabaseStore, start: int, target: int) -> bool:
+    """Complete the image up to ``target``; False when the chain does not lead to the position."""
+    if image.write_chain(database, start, store.disk, target) != target:
         _fall_back(database, start)
-    elif database.checksums.rolling != database.position.checksum:
+        return False
+    if database.checksums.rolling != database.position.checksum:
         database.set_needs_compare(True)
+    return True
 
 
 def _keep_applied(database: DatabaseStore) -> None:

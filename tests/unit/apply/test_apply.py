@@ -20,26 +20,11 @@ from sqlitecluster.replicator.readback import wrong_pages
 from sqlitecluster.replicator.replica import ReplicaDb
 from sqlitecluster.replicator.work import Drop, Install, Marker, Transaction
 from sqlitecluster.shared import Word
-from support.replica import Primary, Replica, wait_for
+from support.replica import CREATE, Primary, Replica, checkpointed, insert, wait_for
 from support.sqlprogram import Program, program
 
 TRANSACTIONS = 1500 if os.environ.get("SQLITECLUSTER_SOAK") else 250
 """Per mode in the random test; the long form runs in the soak."""
-CREATE = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)"
-
-
-def insert(count: int = 1, size: int = 200) -> str:
-    return (
-        f"WITH r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r LIMIT {count}) "
-        f"INSERT INTO t(a,b) SELECT abs(random() % 100000), randomblob({size}) FROM r"
-    )
-
-
-def checkpointed(db: ReplicaDb, replica: Replica) -> bytes:
-    assert db.session is not None
-    assert db.writer is not None
-    assert try_restart(db.session, db.writer, 1 << 20, db.store.sync)
-    return replica.path().read_bytes()
 
 
 def test_each_transaction_is_seen_by_new_readers_and_the_file_ends_identical(
@@ -462,18 +447,3 @@ def test_a_transaction_that_reads_back_differently_is_found(primary: Primary, re
         file.seek(-100, os.SEEK_END)
         file.write(b"\xff" * 8)
     assert wrong_pages(db.store, ltx) != []
-
-
-def test_a_first_transaction_that_waited_is_shown_when_it_is_committed(
-    db: ReplicaDb, primary: Primary, replica: Replica
-) -> None:
-    db.apply(primary.run(CREATE, insert(5)), is_held=True)
-    assert not replica.paths("x.db").database.exists()
-    db.commit(0)
-    assert not replica.paths("x.db").database.exists()
-
-    db.commit(1)
-
-    with program(replica.paths("x.db").database) as reader:
-        assert reader.run("SELECT count(*) FROM t") == [[5]]
-    assert db.store.applied == 1

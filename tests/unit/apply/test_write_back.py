@@ -9,17 +9,8 @@ import pytest
 from sqlitecluster.replicator import checkpoint
 from sqlitecluster.replicator.checkpoint import try_restart
 from sqlitecluster.replicator.replica import ReplicaDb
-from support.replica import Primary, Replica
+from support.replica import CREATE, Primary, Replica, insert
 from support.sqlprogram import program
-
-CREATE = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)"
-
-
-def insert(count: int = 1, size: int = 200) -> str:
-    return (
-        f"WITH r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r LIMIT {count}) "
-        f"INSERT INTO t(a,b) SELECT abs(random() % 100000), randomblob({size}) FROM r"
-    )
 
 
 def test_a_write_back_counts_as_durable_only_after_an_fsync_of_all_of_it(

@@ -203,8 +203,11 @@ def test_what_its_successor_must_compare_is_not_shown_before(holding: Holding) -
     assert holding.app.capture.db.store.in_flight == doubtful.txid
     quorum = holding.app.rig.node.quorum
     assert quorum.committed(holding.app.name) < doubtful.txid
+    db = holding.app.capture.db
+    db.publish([], PAGE, db.store.commit, 1)
+    assert quorum.committed(holding.app.name) < doubtful.txid, "nor by what follows it"
     holding.app.captured()
-    assert holding.position == Position(doubtful.txid + 1, holding.before.checksum)
+    assert holding.position == Position(doubtful.txid + 2, holding.before.checksum)
     assert holding.app.capture.db.store.in_flight == 0
     assert quorum.committed(holding.app.name) == holding.position.txid, "both are shown together"
 
@@ -230,3 +233,11 @@ def test_a_last_close_between_two_looks_drops_what_was_never_published(holding: 
     assert holding.quorum.committed(holding.app.name) == holding.before.txid, "what nobody can see was shown"
     holding.turn()
     assert holding.position == Position(holding.before.txid + 2, holding.before.checksum)
+
+
+def test_what_follows_a_commit_that_could_not_be_appended_is_shown(holding: Holding) -> None:
+    holding.app.capture.db.store.set_in_flight(holding.before.txid + 1)
+    db = holding.app.capture.db
+    for _ in range(2):
+        db.publish([], PAGE, db.store.commit, 1)
+        assert holding.quorum.committed(holding.app.name) == holding.position.txid

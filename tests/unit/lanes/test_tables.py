@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lanes import badinput, identity, kills, quorum, scenes, special, sqlcorpus
+from lanes import badinput, identity, kills, kube_life, quorum, scenes, special, sqlcorpus
 from runner import plan
 from support import images, ledger
 
@@ -58,7 +58,7 @@ def test_every_lane_has_a_module_and_a_budget() -> None:
 def test_promises_name_lanes_and_cases_that_exist() -> None:
     text = (ROOT / "docs" / "promises.md").read_text()
     lanes = {job.name for job in plan.lanes()} | {"kills --no-resend"}
-    cases = {*scenes.CASES, *special.CASES, *badinput.CASES, *identity.CASES, *quorum.CASES}
+    cases = {*scenes.CASES, *special.CASES, *badinput.CASES, *identity.CASES, *quorum.CASES, *kube_life.CASES}
     for column in re.findall(r"\| ([^|]+) \|$", text, re.MULTILINE)[2:]:
         assert not set(re.findall(r"`([^`]+)`", column)) - lanes, column
         for case in re.findall(r"[(,] ?([a-z]+(?:-[a-z]+)+)(…|\b)", column):

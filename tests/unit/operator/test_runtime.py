@@ -114,6 +114,28 @@ def test_who_comes_further_each_time_does_not_wait_longer_each_time() -> None:
     assert looks[3] - looks[2] < 1.0
 
 
+def test_an_edit_does_not_wait_for_a_round_through_every_cluster() -> None:
+    looks: list[str] = []
+
+    async def work(key: str) -> None:
+        looks.append(key)
+        await asyncio.sleep(0.001)
+
+    async def drive(queue: WorkQueue[str]) -> None:
+        for number in range(100):
+            queue.add(f"c{number}", leisurely=True)
+        await asyncio.sleep(0.005)
+        queue.add("edited")
+        queue.add("c90")  # waits already, and is looked at once
+        while len(looks) < 101:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
+
+    asyncio.run(run_queue(work, drive))
+    assert max(looks.index("edited"), looks.index("c90")) < 60, looks
+    assert sorted(looks) == sorted([*(f"c{number}" for number in range(100)), "edited"])
+
+
 def test_a_key_has_one_timer_however_often_it_is_set() -> None:
     looks: list[str] = []
 

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sqlitecluster.config.model import Replication
 from sqlitecluster.replication import wire
 from sqlitecluster.replication.position import Position
-from sqlitecluster.replicator.work import Checkpoint, Drop, Install, Transaction
+from sqlitecluster.replicator.quorum import QuorumView
+from sqlitecluster.replicator.work import Checkpoint, Committed, Drop, Install, Transaction
 from support.two_nodes import CLUSTER, PAGE, Pair, Replica, eventually, two_nodes
 
 
@@ -307,3 +309,57 @@ def test_a_replica_of_the_version_before_is_told_nothing_of_that(tmp_path: Path)
 
 def _checkpoints(pair: Pair) -> list[Checkpoint]:
     return [work for work in pair.replica.applier.done if isinstance(work, Checkpoint)]
+
+
+def test_a_replica_of_another_history_is_not_told_that_its_own_end_is_committed(tmp_path: Path) -> None:
+    async def scene(pair: Pair) -> None:
+        writer = pair.primary.writer("app.db")
+        writer.commit({1: b"one"})
+        _hold_back(pair)
+        pair.primary.node.quorum.commit("app.db", 1)
+        pair.replica.node.store.set_cluster_id(CLUSTER)
+        db = pair.replica.node.store.open("app.db")
+        db.reset(Position(1, 1 << 63 | 5), page_size=PAGE, commit=1, timestamp_ms=0)
+        pair.replica.start()
+        await pair.follows(writer)
+        await eventually(lambda: Committed("app.db", 1) in pair.replica.applier.done)
+        came = list(pair.replica.counters.frames_received)  # in the order of the first of each kind
+        assert came.index("SNAPSHOT_BEGIN") < came.index("COMMITTED")
+
+    run(tmp_path, scene)
+
+
+def test_an_image_with_a_commit_in_flight_is_shown_when_that_is_committed(tmp_path: Path) -> None:
+    async def scene(pair: Pair) -> None:
+        writer, db = pair.primary.writer("app.db"), pair.primary.node.store.open("app.db")
+        writer.commit({1: b"one"})
+        _hold_back(pair)
+        pair.primary.node.quorum.commit("app.db", 1)
+        db.set_in_flight(2)
+        writer.commit({1: b"two"})  # written, not published: a snapshot has the new page
+        pair.replica.node.store.set_cluster_id(CLUSTER)
+        mine = pair.replica.node.store.open("app.db")
+        mine.reset(Position(1, 1 << 63 | 5), page_size=PAGE, commit=1, timestamp_ms=0)
+        pair.replica.start()
+        await eventually(lambda: pair.replica.counters.frames_received.get("TX"), 1)
+        await asyncio.sleep(0.2)
+        assert not [work for work in pair.replica.applier.done if isinstance(work, Install)]
+        writer.commit({1: b"one"})
+        db.set_in_flight(0)
+        pair.primary.node.quorum.commit("app.db", 3)
+        await pair.follows(writer)
+        installed = [work.position.txid for work in pair.replica.applier.done if isinstance(work, Install)]
+        assert installed == [3]
+
+    run(tmp_path, scene)
+
+
+def _hold_back(pair: Pair) -> None:
+    """Replicas acknowledge first, and are told what they may show."""
+    primary = pair.primary
+    primary.node.config = replace(primary.node.config, replication=Replication(mode="Quorum"))
+    primary.node.quorum = QuorumView(primary.node)
+    primary.node.quorum.attach()
+    primary.node.quorum.on_committed = primary.hub.committed
+    mine = primary.hub.hello
+    primary.hub.hello = lambda: replace(mine(), holds=True)

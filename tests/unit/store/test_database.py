@@ -11,6 +11,7 @@ from sqlitecluster.errors import BadName, PositionMismatch
 from sqlitecluster.ltx import CHECKSUM_FLAG, Header, encode
 from sqlitecluster.replication.position import Position
 from sqlitecluster.store import cutter
+from sqlitecluster.store.node import NodeStore
 from support.store_model import Model, make, rebuilt
 
 
@@ -268,3 +269,17 @@ def test_a_full_disk_refuses_a_transaction_before_anything_changed(tmp_path: Pat
         model.write(dict.fromkeys(range(1, 1200), b"grown"))
     assert (model.store.position, model.store.checksums.rolling) == (at, sums)
     assert model.store.position.txid == 3
+
+
+def test_a_commit_in_flight_is_not_settled_for_the_next_process_either(tmp_path: Path) -> None:
+    _store, model = make(tmp_path)
+    model.write_many(2)
+    before = model.store.position
+    model.store.set_in_flight(3)
+    assert NodeStore(tmp_path).open("app.db").settled == before
+    model.write_many(1)
+    assert model.store.settled == before
+    again = NodeStore(tmp_path).open("app.db")
+    assert again.settled == before and again.position.txid == 3
+    again.set_in_flight(0)
+    assert again.settled == again.position

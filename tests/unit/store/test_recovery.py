@@ -83,6 +83,33 @@ def test_logged_transactions_that_readers_never_saw_are_applied(scene: Scene) ->
     assert db.applied == 6
 
 
+@pytest.mark.parametrize("role", ["replica", "elected", "primary"])
+def test_what_a_replica_may_not_show_yet_stays_in_the_log(scene: Scene, role: str) -> None:
+    scene.commits(2)
+    scene.live.copy_to(scene.db.dir)
+    as_replica(scene, 2)
+    scene.commits(2)
+    committed = scene.db.position
+    scene.db.set_commit_limit(committed.txid)
+    scene.commits(1)
+    shown = scene.db.position if role == "primary" else committed
+    for _ in range(2):
+        db = scene.prepare(role)
+        check_image(scene.database, shown)
+        assert (db.applied, db.durable, db.position.txid) == (shown.txid, shown.txid, 5)
+        assert db.checksums.rolling == db.position.checksum
+        assert not db.needs_compare
+
+
+def test_a_first_transaction_that_a_replica_may_not_show_yet_makes_no_file(scene: Scene) -> None:
+    scene.commits(1)
+    as_replica(scene, 0)
+    scene.db.set_commit_limit(0)
+    db = scene.prepare("replica")
+    assert (db.applied, db.position.txid) == (0, 1)
+    assert not scene.database.exists()
+
+
 def test_a_replica_without_any_image_gets_it_from_the_chain(scene: Scene) -> None:
     scene.commits(3)
     as_replica(scene, 0)
