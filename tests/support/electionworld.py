@@ -10,6 +10,7 @@ from typing import Any
 from sqlitecluster.election import messages as m
 from sqlitecluster.election.instants import MILLISECOND, NEVER
 from sqlitecluster.election.record import LeaseRecord
+from sqlitecluster.election.transfer import Transfer
 from support import electionhold
 from support.electionnodes import FAULTS_S, LOOSE, QUIET_S, SECOND, TICK_S, TIGHT, Node, Outcome, Request, Store
 
@@ -33,7 +34,7 @@ class World:
         self.unaware: set[str] = set()
         self.was_set_back = False
         self.expected: dict[int, int] = {}
-        self.begun: dict[str, int] = {}
+        self.begun: dict[str, Transfer] = {}
         self.requests = 0
         self.operator_epoch = 0
         self.lost_at: float | None = None
@@ -246,9 +247,11 @@ class World:
             self.lost_at = None
 
     def drain(self, node: Node, pod: str, limit: float) -> None:
-        request = node.elector.transfer.request.id if node.elector.transfer else ""
-        self.begun[request] = self.begun.get(request, 0) + 1
-        if self.begun[request] > 1 and not self.was_set_back and not request.startswith("stop-"):
+        transfer = node.elector.transfer
+        assert transfer is not None, "only a hand-off drains"
+        request = transfer.request.id
+        first = self.begun.setdefault(request, transfer)  # the same one may try another target
+        if first is not transfer and not self.was_set_back and not request.startswith("stop-"):
             self.violation(f"hand-off {request} was begun twice")
         node.draining = True
         until, generation = self.time + limit, node.generation
