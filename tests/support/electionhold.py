@@ -122,8 +122,21 @@ def siege(world: World, node: Node) -> None:
                 world.after(delay, lambda o=other: crash(world, o, reborn=True))  # type: ignore[misc]
 
 
+def is_behind(world: World) -> bool:
+    """The Lease is gone or was set back. With a pod that knows of nothing docs/election.md does not cover that."""
+    return world.store.epoch() < world.newest
+
+
+def has_newcomer(world: World) -> bool:
+    """Whether a pod has heard of no epoch yet."""
+    return any(node.durable == 0 for node in world.nodes)
+
+
 def newcomer(world: World) -> None:
     """A pod that the primary may not have heard of."""
+    if is_behind(world):
+        world.after(LIST_S, lambda: newcomer(world))
+        return
     node = type(world.nodes[0])(world, len(world.nodes))
     world.nodes.append(node)
     world.listed.add(node.name)

@@ -129,6 +129,8 @@ class Troubled(World):
         self.store.write(value, self.time)
 
     def tamper(self, kind: str) -> None:
+        if kind != "cleared" and self.hold and electionhold.has_newcomer(self):
+            return
         if kind == "delete":
             self.store.value = None
             return
