@@ -38,9 +38,10 @@ from sqlitecluster.ltx import (
     rolling,
 )
 from support import lane
+from support.gotool import NoGoError
 from support.lane import Run
 from support.ltxsamples import ALL_KINDS, PAGE_SIZES, History, make
-from support.reference import NoGoError, Reference, reference
+from support.reference import Reference, reference
 
 # What the reference tools' ``apply`` can follow: the newest computes 0 for an empty database,
 # which its own format calls 8000000000000000, and LiteFS's does not shorten a database.

@@ -223,7 +223,8 @@ def _count_lost(run: Run, sampled: Sampled, acks: list[ledger.Ack], case: Case, 
         f"{wrong[:3]}; lost at {case.moment:.3f}, resumed at {resumed_at:.3f}"
     )
     if lost:
-        run.say(f"{len(lost)} rows of the last {case.moment - min(lost).at:.3f} s had not been replicated")
+        first, last = (end(lost).at - case.moment for end in (min, max))
+        run.say(f"{len(lost)} rows had not been replicated: acknowledged {first:+.3f} to {last:+.3f} s from the loss")
         sampled.forget(lost)  # counted once
 
 

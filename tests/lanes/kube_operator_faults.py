@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from support import kube, lane
+from support import kube, lane, promlint
 from support.faultproxy import FAULTS
 from support.operatorscene import Scene, manifest, scene
 
@@ -186,6 +186,8 @@ def two_operators_and_one_works(run: lane.Run) -> None:
         made.apply()
         made.ready()
         assert second.metrics()["sqlitecluster_operator_leader"] == 0
+        wrong = promlint.complaints(second.get("/metrics", second.metrics_port)[1])
+        assert not wrong, wrong
         made.operator.kill()
         began = time.monotonic()
         second.wait_leading(40)

@@ -12,7 +12,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from support import images, ports, processes
+from sqlitecluster.replicator import metrics
+from support import images, ports, processes, promlint
 from support.clients import connect, fill, follows, run_sql, value
 from support.lane import Run, registry
 from support.node import Node
@@ -119,15 +120,27 @@ def health_metrics_and_information(run: Run) -> None:
     cluster = run.shared()
     fill(cluster.primary.mount / "info.db", 3)
     cluster.wait_synced("info.db")
+    assert not (wrong := promlint.complaints(_of_each_kind())), wrong
     for node in cluster.nodes:
         for kind in ("api", "metrics"):
             node.get("/healthz", kind)
             text = node.get("/metrics", kind).decode()
             assert "# HELP" in text and "# TYPE" in text, text[:200]
+            assert not (wrong := promlint.complaints(text)), wrong
         database = node.database("info.db")
         assert database is not None
         wanted = {"name", "position", "pageSize", "pages", "journalMode"}
         assert wanted <= set(database), f"missing in /info: {wanted - set(database)}"
+
+
+def _of_each_kind() -> str:
+    """Every metric that a node can have, once."""
+    plain = [metric for metric in metrics.TABLE.values() if metric.kind != "histogram"]
+    samples = [(metric.name, dict.fromkeys(metric.labels, "x"), 1.0) for metric in plain]
+    for metric in (metric for metric in metrics.TABLE.values() if metric.kind == "histogram"):
+        samples.append((f"{metric.name}_bucket", {"le": "+Inf"}, 1.0))
+        samples += [(f"{metric.name}_{part}", {}, 1.0) for part in ("sum", "count")]
+    return metrics.render(samples)
 
 
 @case

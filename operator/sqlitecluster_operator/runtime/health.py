@@ -15,6 +15,16 @@ from aiohttp import web
 
 DEAF_AFTER_S: Final = 90.0
 
+TABLE: Final = {
+    "sqlitecluster_operator_leader": ("gauge", "1 on the operator that works, 0 on one that stands by."),
+    "sqlitecluster_operator_clusters": ("gauge", "SQLiteClusters that this operator sees."),
+    "sqlitecluster_operator_reconciles_total": ("counter", "Rounds through one cluster, by outcome."),
+    "sqlitecluster_operator_reconcile_seconds_total": ("counter", "Time spent in them."),
+    "sqlitecluster_operator_api_requests_total": ("counter", "Requests to the API server, by verb and resource."),
+    "sqlitecluster_operator_silent_seconds": ("gauge", "Since when nothing proves that events arrive."),
+}
+"""All metrics: name -> (type, help)."""
+
 
 class Liveness:
     """Whether events arrive. Pure; times come in."""
@@ -36,13 +46,14 @@ class Liveness:
         return not leads or self.silent_s(now) < DEAF_AFTER_S
 
 
-def render(values: Mapping[str, tuple[str, Mapping[str, float] | float]]) -> str:
-    """Metrics as Prometheus reads them: name -> (type, value or value by label text)."""
+def render(values: Mapping[str, Mapping[str, float] | float]) -> str:
+    """Metrics as Prometheus reads them; a value, or values by label text, for each name of ``TABLE``."""
     lines: list[str] = []
-    for name, (kind, value) in values.items():
-        lines.append(f"# TYPE {name} {kind}")
+    for name, (kind, text) in TABLE.items():
+        value = values[name]
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         rows = value if isinstance(value, Mapping) else {"": value}
-        lines += [f"{name}{labels} {number:g}" for labels, number in rows.items()]
+        lines += [f"{name}{labels} {number:.15g}" for labels, number in rows.items()]
     return "\n".join(lines) + "\n"
 
 

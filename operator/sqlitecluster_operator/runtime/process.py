@@ -204,11 +204,11 @@ class Operator:
             calls[f'{{verb="{verb}",resource="{resource}"}}'] = float(count)
         return health.render(
             {
-                "sqlitecluster_operator_leader": ("gauge", float(self._elector.leads)),
-                "sqlitecluster_operator_clusters": ("gauge", float(len(list(self.store.keys())))),
-                "sqlitecluster_operator_reconciles_total": ("counter", counts),
-                "sqlitecluster_operator_reconcile_seconds_total": ("counter", self.controller.seconds),
-                "sqlitecluster_operator_api_requests_total": ("counter", calls),
-                "sqlitecluster_operator_silent_seconds": ("gauge", self._liveness.silent_s(time.monotonic())),
+                "sqlitecluster_operator_leader": float(self._elector.leads),
+                "sqlitecluster_operator_clusters": float(len(list(self.store.keys()))),
+                "sqlitecluster_operator_reconciles_total": counts,
+                "sqlitecluster_operator_reconcile_seconds_total": self.controller.seconds,
+                "sqlitecluster_operator_api_requests_total": calls,
+                "sqlitecluster_operator_silent_seconds": self._liveness.silent_s(time.monotonic()),
             }
         )

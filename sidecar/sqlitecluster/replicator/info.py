@@ -242,8 +242,8 @@ class NodeView:
         labels = {
             "version": version(),
             "node": node.config.name,
-            "nodeID": format_node_id(node.store.node_id),
-            "clusterID": node.store.cluster_id() or "",
+            "node_id": format_node_id(node.store.node_id),
+            "cluster_id": node.store.cluster_id() or "",
         }
         lag = self.lag_ms()
         samples: list[Sample] = [(f"{_PREFIX}info", labels, 1)]
@@ -297,7 +297,7 @@ class NodeView:
         if not quorum.holds:
             return []
         samples: list[Sample] = [
-            (f"{_PREFIX}held_commits", {}, quorum.waiting),
+            (f"{_PREFIX}commits_waiting", {}, quorum.waiting),
             (f"{_PREFIX}acknowledging_replicas", {}, len(quorum.in_sync(members_only=True))),
         ]
         name = f"{_PREFIX}held_commits_total"
@@ -305,7 +305,7 @@ class NodeView:
 
     def _database_samples(self) -> list[Sample]:
         databases = self.databases()
-        samples: list[Sample] = [(f"{_PREFIX}db_count", {}, len(databases))]
+        samples: list[Sample] = [(f"{_PREFIX}databases", {}, len(databases))]
         for db in databases:
             values = {
                 "txid": self.position(db).txid,

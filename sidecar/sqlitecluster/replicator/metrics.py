@@ -29,12 +29,12 @@ class Metric:
 
 
 _ROWS: Final = (
-    ("info", "gauge", ("version", "node", "nodeID", "clusterID"), "Always 1; who this node is."),
+    ("info", "gauge", ("version", "node", "node_id", "cluster_id"), "Always 1; who this node is."),
     ("is_primary", "gauge", (), "1 on the primary."),
     ("in_sync", "gauge", (), "1 once every database of the primary was applied here (always 1 on the primary)."),
     ("connected", "gauge", (), "1 while a replica's stream to its primary is open (always 1 on the primary)."),
     ("lag_seconds", "gauge", (), "Delay of a replica behind its primary, by the primary's clock; absent before sync."),
-    ("db_count", "gauge", (), "Databases that have a position."),
+    ("databases", "gauge", (), "Databases that have a position."),
     ("db_txid", "gauge", ("db",), "Newest transaction of a database."),
     ("db_pages", "gauge", ("db",), "Pages of a database."),
     ("db_page_size_bytes", "gauge", ("db",), "Page size of a database."),
@@ -59,7 +59,7 @@ _ROWS: Final = (
     ("damage_found_total", "counter", ("db", "kind"), "Bit rot found; kinds: page, ltx, log, checksums, state."),
     ("damage_repaired_total", "counter", ("db", "kind"), "Of these, what was mended or is not needed any more."),
     ("lost_found_entries", "gauge", (), "Folders in lost+found, which nobody but you removes."),
-    ("held_commits", "gauge", (), "Commits that wait for acknowledgements, or for this node's disk, now."),
+    ("commits_waiting", "gauge", (), "Commits that wait for acknowledgements, or for this node's disk, now."),
     ("held_commits_total", "counter", ("result",), "Commits that waited: committed, taken_back, refused."),
     ("acknowledging_replicas", "gauge", (), "Replicas that hold everything and whose acknowledgements count."),
     ("streams", "gauge", (), "Replicas connected to this primary."),
