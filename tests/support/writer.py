@@ -26,6 +26,8 @@ from types import FrameType
 
 TABLE = "CREATE TABLE IF NOT EXISTS t(seq INTEGER PRIMARY KEY, writer INTEGER, v TEXT, ns INTEGER)"
 INSERT = "INSERT INTO t(writer, v, ns) VALUES(?, ?, ?) RETURNING seq"
+BUSY_S = 60.0
+"""How long SQLite waits for a lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,28 @@ def read_record(path: Path) -> Record:
 
 def open_database(options: argparse.Namespace) -> sqlite3.Connection:
     """Open as any program would."""
-    db = sqlite3.connect(options.database, timeout=60, isolation_level=None)
-    db.execute(f"PRAGMA journal_mode={options.journal}").fetchall()
+    db = sqlite3.connect(options.database, timeout=BUSY_S, isolation_level=None)
+    set_journal_mode(db, options.journal)
     db.execute(f"PRAGMA synchronous={options.synchronous}")
     db.execute(TABLE)
     return db
+
+
+def set_journal_mode(db: sqlite3.Connection, mode: str) -> None:
+    """Set it, waiting for others as long as any statement would.
+
+    To change to WAL, SQLite takes a read lock and then the exclusive one, and does not wait for the second: of two
+    programs that do so at once one is told ``database is locked`` at once (on ext4 in every second try).
+    """
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute(f"PRAGMA journal_mode={mode}").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def write_on(options: argparse.Namespace, record: int) -> None:
