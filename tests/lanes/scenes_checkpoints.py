@@ -310,3 +310,25 @@ def _frames_received(node: Node) -> int:
         if "stream_frames_received_total" in line and "CHECKPOINT" in line:
             return int(float(line.split()[-1]))
     return 0
+
+
+@case
+def a_program_that_copies_its_own_database_keeps_its_log(run: Run) -> None:
+    """To close any descriptor of a file takes a process' locks on it: to us it looks as if nobody had it open."""
+    rows = 0
+    with run.cluster("copies", **SETTINGS) as cluster:
+        path = cluster.primary.mount / "copies.db"
+        with without_checkpoints(path, timeout_s=30) as db:
+            for _ in range(6):
+                path.read_bytes()
+                for _ in range(2 * PAGES):
+                    db.execute("INSERT INTO t(v) VALUES(randomblob(3000))")
+                    rows += 1
+                path.read_bytes()
+                assert wait_until(lambda: is_written_back(cluster.primary, "copies.db"), limit_s=20)
+                time.sleep(0.5)
+                assert path.with_name("copies.db-wal").exists(), "the log of a program was removed"
+            assert db.execute("SELECT count(*) FROM t").fetchone() == (rows,)
+        assert value(path, "SELECT count(*) FROM t") == rows
+        follows(cluster.replica, "copies.db", "SELECT count(*) FROM t", rows)
+        images.check_same(cluster, "copies.db")

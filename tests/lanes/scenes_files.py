@@ -125,6 +125,59 @@ def subdirectories(run: Run) -> None:
 
 
 @case
+def a_directory_never_takes_a_side_files_name(run: Run) -> None:
+    cluster = run.shared()
+    mount = cluster.primary.mount
+    for suffix in ("-journal", "-wal", "-shm"):
+        side = mount / f"sides.db{suffix}"
+        side.mkdir()
+        assert "unable to open" in error_of(lambda: fill(mount / "sides.db", 1)), suffix
+        fill(mount / "moved.db", 1)
+        assert "irectory" in error_of(lambda: (mount / "moved.db").rename(mount / "sides.db")), suffix
+        assert value(mount / "moved.db", "SELECT count(*) FROM t") == 1, "a rename that failed changed something"
+        assert side.is_dir(), f"{side} went away"
+        side.rename(mount / "elsewhere")
+        fill(mount / "sides.db", 1)
+        with connect(mount / "sides.db"):
+            assert "xists" in error_of(side.mkdir), suffix
+            assert "xists" in error_of(lambda: (mount / "elsewhere").rename(side)), suffix
+        assert sorted(os.listdir(mount / "elsewhere")) == []
+        (mount / "elsewhere").rmdir()
+        follows(cluster.replica, "sides.db", "SELECT count(*) FROM t", 1)
+        for name in ("sides.db", "moved.db"):
+            (mount / name).unlink()
+            gone(cluster.replica, name)
+
+
+@case
+def a_new_directory_is_not_one_that_was_removed(run: Run) -> None:
+    cluster = run.shared()
+    node = cluster.primary
+    orphans = node.data / "orphans"
+    for index in range(30):
+        removed, new = node.mount / f"removed-{index}", node.mount / f"new-{index}"
+        removed.mkdir()
+        inside = os.open(removed, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            removed.rmdir()
+            new.mkdir()
+            (new / "file").write_text("here")
+            assert os.listdir(new) == ["file"]
+            assert os.stat(new).st_ino != os.fstat(inside).st_ino
+            assert os.fstat(inside).st_nlink == 0
+            assert "No such file" in error_of(lambda: os.open("file", os.O_CREAT | os.O_RDWR, dir_fd=inside))
+            if index == 0:
+                node.kill("mount")
+                node.wait_ready()
+                assert (new / "file").read_text() == "here"
+        finally:
+            os.close(inside)
+    fill(node.mount / "new-0" / "inside.db", 1)
+    follows(cluster.replica, "new-0/inside.db", "SELECT count(*) FROM t", 1)
+    assert wait_until(lambda: not os.listdir(orphans), limit_s=30), f"left behind: {os.listdir(orphans)}"
+
+
+@case
 def other_files_stay_on_their_node(run: Run) -> None:
     cluster = run.shared()
     (cluster.primary.mount / "notes.txt").write_text("local\n")

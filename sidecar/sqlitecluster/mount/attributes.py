@@ -50,7 +50,6 @@ class Attributes:
     def __init__(self, tree: Tree, names: Names) -> None:
         self._tree = tree
         self._names = names
-        self._layout = tree.context.layout
         self._node_words = tree.context.state.node
 
     def of(self, node: Node) -> pyfuse3.EntryAttributes:
@@ -62,8 +61,8 @@ class Attributes:
         if isinstance(node, Virtual):
             return self._virtual(node)
         if isinstance(node, Directory):
-            seen = os.stat(self._layout.other(node.path))
-            kind, size, links = stat.S_IFDIR, seen.st_size, 2
+            seen = os.stat(self._tree.backing(node))
+            kind, size, links = stat.S_IFDIR, seen.st_size, 0 if node.orphan else 2
         else:
             seen = node.stat()
             kind, size, links = stat.S_IFREG, node.size_of(seen), 0 if node.unlinked else 1
@@ -115,7 +114,7 @@ class Attributes:
 
     def set_times(self, node: File | Directory, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> None:
         """utimens, on the backing file."""
-        path = node.path if isinstance(node, File) else self._layout.other(node.path)
+        path = node.path if isinstance(node, File) else self._tree.backing(node)
         seen = os.stat(path)
         os.utime(
             path,

@@ -173,6 +173,8 @@ class Naming:
         if isinstance(target, Directory):
             raise OSError(errno.EISDIR, "the new name is a directory")
         where = self._tree.place(new)
+        if where.kind is Kind.DATABASE:
+            self._tree.check_sides(where.name)
         if where.kind is Kind.JOURNAL:
             self._tree.database(where.name).discard_kept()
         if source.database is not None and source.kind is not Kind.DATABASE:
@@ -268,6 +270,7 @@ class Naming:
             raise OSError(errno.ENOTDIR, "the new name is a file")
         if new.startswith(old + "/"):
             raise OSError(errno.EINVAL, "a directory cannot move into itself")
+        self._tree.check_directory(new)
         if target is not None:
             self._tree.remove_directory(new)
         moved = self._tree.files_below(old)

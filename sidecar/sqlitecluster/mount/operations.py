@@ -110,6 +110,8 @@ class Operations(NameOperations):
                         self._tree.release_orphan(node)
                     elif node.kind is Kind.FILE:
                         self._tree.forget(node)
+                elif isinstance(node, Directory):
+                    self._tree.forget_directory(node)
             except OSError as error:
                 log.warning("inode %d could not be forgotten: %s", ino, error)
 

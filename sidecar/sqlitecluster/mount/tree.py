@@ -7,7 +7,9 @@ Rules:
     1. The number of a file is that of its backing file, so that a successor finds it
        again by looking at the folders. Directories are mirrored below ``files/``.
     2. Nothing is created or removed behind the mount, so names may be cached for long.
-    3. An unlinked file that is open lives in ``orphans/`` until its last close.
+    3. An unlinked file that is open lives in ``orphans/`` until its last close. So does a removed
+       directory until the kernel forgets it: a new one that got its number while a program is still
+       in it would be taken for the dead one.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Directory:
 
     ino: int
     path: str
+    orphan: str = ""
+    """Where its backing directory is since it was removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,12 @@ class Tree:
             except BadName as error:
                 log.warning("ignored a folder in dbs: %s [%s]", error, error.code)
         for path, ino in self._orphans():
-            if fresh:
-                os.unlink(path)
-            else:
+            if not fresh:
                 self._load_orphan(path, ino)
+            elif os.path.isdir(path):
+                os.rmdir(path)
+            else:
+                os.unlink(path)
 
     def exists(self, name: str) -> bool:
         """Whether a database of that name exists now."""
@@ -138,6 +144,8 @@ class Tree:
 
     def listing(self, directory: Directory) -> list[str]:
         """Names in a directory, sorted."""
+        if directory.orphan:
+            return []
         names = set(os.listdir(self.context.layout.other(directory.path)))
         prefix = directory.path + "/" if directory.path else ""
         for name, database in self.databases.items():
@@ -160,6 +168,7 @@ class Tree:
         else:
             backing = self.context.layout.backing(where.kind, where.name)
         if where.kind is Kind.DATABASE:
+            self.check_sides(where.name)
             os.makedirs(os.path.dirname(backing), exist_ok=True)
         fd = os.open(backing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         ino = os.fstat(fd).st_ino
@@ -178,8 +187,28 @@ class Tree:
             found = self.databases[name] = Database(self.context, name)
         return found
 
+    def check_sides(self, name: str) -> None:
+        """Before a database takes this name.
+
+        Raises:
+            OSError: EISDIR, a directory has the name of one of its side files.
+        """
+        for kind in _SIDES:
+            if os.path.isdir(self.context.layout.other(f"{name}-{kind.value}")):
+                raise OSError(errno.EISDIR, f"{name}-{kind.value} is a directory")
+
+    def check_directory(self, path: str) -> None:
+        """Before a directory takes this name.
+
+        Raises:
+            OSError: EEXIST, it belongs to SQLite: ``-journal``, ``-wal``, ``-shm`` of a database that exists.
+        """
+        if self.place(path).kind in _SIDES:
+            raise OSError(errno.EEXIST, "a side file of a database has this name")
+
     def make_directory(self, path: str) -> Directory:
         """mkdir."""
+        self.check_directory(path)
         backing = self.context.layout.other(path)
         os.mkdir(backing, 0o700)
         return self._remember_directory(path, os.stat(backing).st_ino)
@@ -194,8 +223,26 @@ class Tree:
             raise OSError(errno.ENOTEMPTY, "there are databases in it")
         backing = self.context.layout.other(path)
         ino = os.stat(backing).st_ino
-        os.rmdir(backing)
-        self._nodes.pop(ino, None)
+        directory = self._nodes.get(ino)
+        if not isinstance(directory, Directory):  # the kernel has never seen it
+            os.rmdir(backing)
+            return
+        if os.listdir(backing):
+            raise OSError(errno.ENOTEMPTY, "there are files in it")
+        target = self.context.layout.orphan(ino)
+        os.rename(backing, target)
+        directory.orphan = target
+
+    def backing(self, directory: Directory) -> str:
+        """Where a directory is."""
+        return directory.orphan or self.context.layout.other(directory.path)
+
+    def forget_directory(self, directory: Directory) -> None:
+        """The kernel has no use for this directory any more."""
+        if directory.orphan:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(directory.orphan)
+            del self._nodes[directory.ino]
 
     def has_databases(self, path: str) -> bool:
         """Whether there are databases below a directory."""
@@ -243,7 +290,10 @@ class Tree:
         prefix = path + "/"
         found: list[File | Directory] = []
         for node in self._nodes.values():
-            name = node.path if isinstance(node, Directory) else node.name if node.kind is Kind.FILE else ""
+            if isinstance(node, Directory):
+                name = "" if node.orphan else node.path
+            else:
+                name = node.name if node.kind is Kind.FILE else ""
             if name == path or name.startswith(prefix):
                 found.append(node)
         return found
@@ -341,6 +391,9 @@ class Tree:
                     self._lookup_other(join(path, name))
 
     def _load_orphan(self, path: str, ino: int) -> None:
+        if os.path.isdir(path):
+            self._nodes[ino] = Directory(ino, f"(removed {ino})", path)
+            return
         file = File(self.context, Kind.FILE, f"(deleted {ino})", ino, path)
         file.unlinked = file.inherited = True
         self._nodes[ino] = file

@@ -16,7 +16,8 @@ the log, because our locks looked like another connection's: then we are the las
 Rules:
     1. Only published frames that are captured: what is held back for a quorum is neither.
     2. Never a restart, never a truncation of the log: those are the programs'. It is removed only
-       under EXCLUSIVE, when nobody has the database open.
+       under EXCLUSIVE, when nobody has the database open. Locks alone do not tell: a program that
+       opens and closes the file beside SQLite, to copy it, loses the locks of its connections.
     3. No waiting for locks: what is not free now is tried at another time. A database that is
        locked exclusively, has a rollback journal, or that nobody has open, is left alone.
     4. WAL durable before the first page is written, the database before the index says so.
@@ -45,6 +46,8 @@ CLOSE_IN_S: Final = 0.1
 CAPTURED_S: Final = 0.02
 CLOSED_S: Final = 10.0
 """So long a log that nobody has open any more waits for its capture."""
+RELEASED_S: Final = 0.1
+"""So long after its locks went the handles of a program that closed may be known to the mount."""
 _PASSES: Final = 3
 MOST_AT_ONCE: Final = 8192
 """Frames of one pass: a program's own checkpoint that meets ours is told that it is busy."""
@@ -182,18 +185,24 @@ class Joined:
         return True
 
     def close_for_programs(
-        self, captured: Callable[[], int], committed: Callable[[], int], is_over: Callable[[], bool]
+        self,
+        captured: Callable[[], int],
+        committed: Callable[[], int],
+        is_over: Callable[[], bool],
+        is_open: Callable[[], bool],
     ) -> None:
         """The last program closed the database meanwhile, and could not remove its log because of us: do it.
 
         ``committed``: frames up to the last commit, published or not; what was not is judged by others.
+        ``is_open``: whether a program has a file handle to write the database by, with locks or without.
         """
-        deadline = time.monotonic() + CLOSED_S
+        began = time.monotonic()
         while self._is_alone and self.frames and committed() == self.frames and not is_over():
-            if captured() >= self.frames:
-                self._close_for_programs()
+            still_open = is_open()
+            if captured() >= self.frames and not still_open:
+                self._close_for_programs(is_open)
                 return
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= began + (RELEASED_S if still_open else CLOSED_S):
                 return
             time.sleep(10 * _PAUSE_S)
 
@@ -201,7 +210,7 @@ class Joined:
     def _is_alone(self) -> bool:
         return locks.holder(self.db_fd, locks.SHARED_FIRST, locks.SHARED_SIZE) is None
 
-    def _close_for_programs(self) -> None:
+    def _close_for_programs(self, is_open: Callable[[], bool]) -> None:
         """Under EXCLUSIVE, as SQLite's own last close."""
         fd = self.db_fd
         if not locks.try_lock(fd, fcntl.F_WRLCK, locks.PENDING):
@@ -211,7 +220,7 @@ class Joined:
                 return
             frames = self.frames
             self._pass(frames, lambda: False)
-            if frames and self.is_in_database:
+            if frames and self.is_in_database and not is_open():
                 for path in (self.paths.shm, self.paths.wal):
                     with contextlib.suppress(FileNotFoundError):
                         through.unlink(path)

@@ -190,7 +190,7 @@ class Checkpoints:
                 committed = functools.partial(committed_frames, words, joined.page_size)
                 joined.write_back(captured, self._is_over)
                 frames, done, limit = joined.frames, joined.index.backfilled, captured()
-                joined.close_for_programs(captured, committed, self._is_over)
+                joined.close_for_programs(captured, committed, self._is_over, lambda: words[Word.WRITERS] != 0)
             finally:
                 joined.close()
         except (SQLiteClusterError, OSError) as error:

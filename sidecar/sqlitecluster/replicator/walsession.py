@@ -240,7 +240,8 @@ class WalSession:
             finally:
                 os.close(probe)
             if found is None and locks.try_lock(self.shm_fd, fcntl.F_WRLCK, locks.DMS):
-                os.ftruncate(self.shm_fd, 0)
+                # Not truncated, as SQLite would: a program that lost its locks by closing another
+                # descriptor of the file still has it mapped.
                 self._index = WalIndex(self.shm_fd)
                 rebuild(self.index, self.wal_fd, self.page_size)
                 locks.try_lock(self.shm_fd, fcntl.F_RDLCK, locks.DMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from sqlitecluster.config.model import Replication
 from sqlitecluster.replicator import backfill_primary, checkpointing, facts, locks
 from sqlitecluster.replicator.backfill_primary import Joined, reader_in_the_way
 from sqlitecluster.replicator.checkpoint import Backfill
-from sqlitecluster.replicator.checkpointing import Checkpoints, captured_frames
+from sqlitecluster.replicator.checkpointing import Checkpoints, captured_frames, committed_frames
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.shm import IndexHeader
 from sqlitecluster.shared import ROLE_PRIMARY, ROLE_REPLICA, NodeWord, Word
@@ -223,9 +224,11 @@ def test_a_last_close_that_met_our_locks_is_made_up_for(scene: Scene) -> None:
     log = scene.app.path.with_name("app.db-wal")
     assert log.exists(), "the close could not remove it"
     size, words = joined.page_size, scene.app.words
-    joined.close_for_programs(
-        lambda: captured_frames(words, size), lambda: checkpointing.committed_frames(words, size), lambda: False
-    )
+    captured = functools.partial(captured_frames, words, size)
+    committed = functools.partial(committed_frames, words, size)
+    joined.close_for_programs(captured, committed, lambda: False, lambda: True)
+    assert log.exists(), "a program that lost its locks may have it open"
+    joined.close_for_programs(captured, committed, lambda: False, lambda: False)
     joined.close()
     assert not log.exists()
     assert not log.with_name("app.db-shm").exists()
@@ -239,7 +242,7 @@ def test_a_close_is_not_made_up_for_while_another_program_is_there(scene: Scene)
     joined = Joined.open(DbPaths(scene.app.path, scene.app.dir / "wal"))
     assert joined is not None
     scene.program.close()
-    joined.close_for_programs(lambda: 10**6, lambda: joined.frames, lambda: False)
+    joined.close_for_programs(lambda: 10**6, lambda: joined.frames, lambda: False, lambda: False)
     joined.close()
     assert scene.app.path.with_name("app.db-wal").exists()
     assert other.execute("INSERT INTO t VALUES (1)") == []
