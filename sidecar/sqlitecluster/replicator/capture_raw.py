@@ -36,7 +36,7 @@ from sqlitecluster.replicator.capture_wal import WalCapture
 from sqlitecluster.replicator.walsession import NotInWalError
 from sqlitecluster.shared import Word
 from sqlitecluster.sqlitefmt.dbheader import HEADER_SIZE
-from sqlitecluster.sqlitefmt.journal import is_hot
+from sqlitecluster.store.journals import has_hot_journal
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class ImageCapture:
 
     def _capture_rollback(self) -> bool:
         db = self._db
+        if has_hot_journal(db.directory):  # SHARED would stand in the way of its writer, or of who rolls it back
+            return False
         lock_fd = through.open_fd(db.mounted, os.O_RDONLY)
         try:
             locks.lock_shared(lock_fd, time.monotonic() + LOCK_S)
@@ -119,12 +121,7 @@ class ImageCapture:
 
     def _has_hot_journal(self, lock_fd: int) -> bool:
         """Whether a journal waits to be played back: its writer is gone."""
-        try:
-            with open(self._db.directory / "journal", "rb") as file:
-                hot = is_hot(file.read(HEADER_SIZE))
-        except FileNotFoundError:
-            return False
-        return hot and locks.holder(lock_fd, locks.RESERVED) is None
+        return has_hot_journal(self._db.directory) and locks.holder(lock_fd, locks.RESERVED) is None
 
     # WAL mode
 

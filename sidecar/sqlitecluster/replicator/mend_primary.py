@@ -40,8 +40,8 @@ from sqlitecluster.replicator.services import NodeServices
 from sqlitecluster.replicator.walsession import NotInWalError, WalSession
 from sqlitecluster.replicator.walwriter import WalWriter, write_buffers
 from sqlitecluster.sqlitefmt.dbheader import DatabaseHeader
-from sqlitecluster.sqlitefmt.journal import HEADER_SIZE, is_hot
 from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.journals import has_hot_journal
 from sqlitecluster.store.snapshot import LogicalImage
 
 LOCK_S: Final = 0.25
@@ -152,6 +152,10 @@ class _Mending:
         if slot is None or not is_captured(self._node.state, slot):
             raise LockTimeout(f"{self._name}: what programs wrote is not captured yet")
 
+    def _check_ended(self) -> None:
+        if has_hot_journal(self._store.dir):
+            raise LockTimeout(f"{self._name}: a transaction has not ended, or waits to be rolled back")
+
     def _new_counter(self, fd: int, page: bytes) -> None:
         """Give the database a change counter that no connection has seen, as a transaction."""
         changed = bytearray(page)
@@ -163,16 +167,19 @@ class _Mending:
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[int]:
-        """EXCLUSIVE on the database: nobody reads or writes it."""
+        """EXCLUSIVE on the database: nobody reads or writes it.
+
+        RESERVED comes first: who waits for it with SHARED stands in the way of the writer it waits for.
+        """
+        self._check_ended()
         deadline = time.monotonic() + LOCK_S
         fd = through.open_fd(self._mounted, os.O_RDWR)
         try:
-            locks.lock_shared(fd, deadline)
             locks.wait_lock(fd, fcntl.F_WRLCK, locks.RESERVED, deadline, "RESERVED on the database")
+            locks.lock_shared(fd, deadline)
             with locks.exclusive(fd, deadline):
                 self._check_captured()
-                if _has_hot_journal(self._store.dir / "journal"):
-                    raise LockTimeout(f"{self._name}: a transaction waits to be rolled back")
+                self._check_ended()
                 yield fd
         finally:
             locks.unlock(fd, locks.PENDING, 2 + locks.SHARED_SIZE)
@@ -202,14 +209,6 @@ class _Mending:
         finally:
             if shm >= 0:
                 os.close(shm)
-
-
-def _has_hot_journal(journal: Path) -> bool:
-    try:
-        with open(journal, "rb") as file:
-            return is_hot(file.read(HEADER_SIZE))
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from concurrent.futures import Executor
 
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replicator.services import NodeServices
-from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, NodeWord
+from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, NodeWord, Word
 from sqlitecluster.store.database import DatabaseStore
+from sqlitecluster.store.journals import has_hot_journal
 from sqlitecluster.store.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,17 @@ class BackgroundVerifier:
             log.exception("%s: verifying failed; it goes on", db.name)
 
     def _is_settled(self, db: DatabaseStore) -> bool:
-        """Whether nothing waits for acknowledgements here, or to be shown once it is committed."""
+        """Whether no transaction is under way, waits for acknowledgements, or to be shown once it is committed.
+
+        A long transaction in a rollback mode writes pages before its end.
+        """
         if db.in_flight:
             return False
-        is_primary = self._node.state.node[NodeWord.ROLE] in (ROLE_PRIMARY, ROLE_FENCED)
-        return is_primary or db.applied == db.position.txid
+        state = self._node.state
+        if state.node[NodeWord.ROLE] not in (ROLE_PRIMARY, ROLE_FENCED):
+            return db.applied == db.position.txid
+        slot = state.find(db.name)
+        return slot is not None and not state.slot(slot)[Word.DIRTY_RAW] and not has_hot_journal(db.dir)
 
     def _next(self) -> DatabaseStore | None:
         """The database whose turn it is, walking on when one was seen whole."""

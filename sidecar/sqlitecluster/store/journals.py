@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from sqlitecluster.sqlitefmt.journal import KEPT, SEAL_AT, SEAL_END, is_sealed, sealed_size
+from sqlitecluster.sqlitefmt.journal import HEADER_SIZE, KEPT, SEAL_AT, SEAL_END, is_hot, is_sealed, sealed_size
 
 log = logging.getLogger(__name__)
 
@@ -50,3 +50,12 @@ def has_journal(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     return start not in (b"", KEPT)
+
+
+def has_hot_journal(folder: Path) -> bool:
+    """Whether the database file may be within a transaction: SQLite rolls it back if its writer is gone."""
+    try:
+        with open(folder / "journal", "rb") as file:
+            return is_hot(file.read(HEADER_SIZE))
+    except FileNotFoundError:
+        return False
