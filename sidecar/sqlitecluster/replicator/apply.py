@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import select
@@ -407,4 +408,5 @@ class Applier:
         db = self._databases.get(name)
         if db is None:
             db = self._databases[name] = ReplicaDb(self._node, name, self._paths(name))
+            db.before_close = functools.partial(self._drainer.settle, name)
         return db

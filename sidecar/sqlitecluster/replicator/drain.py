@@ -14,7 +14,7 @@ Used by ``apply.Applier`` in the apply thread; one helper thread does the long c
                          ``PINNED`` thresholds that is reported
 
 Rules:
-    1. While a pass runs the session is not closed (``settle`` waits for it).
+    1. While a pass runs the session is not closed (``settle`` waits for it; ``ReplicaDb.before_close``).
     2. ``durable`` moves only to a transaction whose frames were all copied and fsynced.
 """
 

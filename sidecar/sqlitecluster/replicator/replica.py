@@ -360,6 +360,7 @@ class ReplicaDb(LockedDb):
 
     def _remove(self, *, poison: bool = False) -> None:
         """Take the files away; ``poison`` makes handles that are open answer EIO, so that programs reopen."""
+        self.before_close()
         words = self._node.state.slot(self.slot) if self.slot is not None else None
         if words is not None:
             words[Word.FROZEN] = 1

@@ -22,6 +22,7 @@ import os
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.errors import StoreError
@@ -47,6 +48,10 @@ _WAL_VERSION: Final = 2
 _KINDS: Final = ("database", "shm")
 
 
+def _nothing() -> None:
+    pass
+
+
 class LockedDb:
     """One database, and what of it is locked."""
 
@@ -63,6 +68,8 @@ class LockedDb:
         self._slot: int | None = None
         self._seized: WalSession | None = None
         self._changes_role = node.config.role == "elected"
+        self.before_close: Callable[[], None] = _nothing
+        """Called before the files are taken away: ends what another thread does with the session."""
 
     @property
     def slot(self) -> int | None:

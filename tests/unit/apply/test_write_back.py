@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from sqlitecluster.replicator import checkpoint
+from sqlitecluster.replicator import checkpoint, drain
 from sqlitecluster.replicator.checkpoint import try_restart
 from sqlitecluster.replicator.replica import ReplicaDb
-from support.replica import CREATE, Primary, Replica, insert
+from sqlitecluster.replicator.walsession import WalSession
+from sqlitecluster.replicator.work import Transaction
+from support.replica import CREATE, Primary, Replica, insert, wait_for
 from support.sqlprogram import program
 
 
@@ -56,3 +62,48 @@ def test_a_log_that_holds_a_received_image_starts_over_on_a_durable_database(
         assert try_restart(db.session, db.writer, 1 << 20, db.store.sync)
         assert synced == [db.session.db_fd] * holds
         synced.clear()
+
+
+def _vacuumed(primary: Primary) -> bytes:
+    primary.run("PRAGMA journal_mode=DELETE")
+    primary.run("PRAGMA page_size=1024")
+    return primary.run("VACUUM")
+
+
+@pytest.mark.parametrize("change", [Primary.drop, _vacuumed])
+def test_a_database_whose_files_are_taken_away_while_its_log_is_written_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Primary], bytes]
+) -> None:
+    """The pass ends first, nothing of it is left, and the thread goes on with everything else."""
+    begun, end, ended = threading.Event(), threading.Event(), threading.Event()
+    sync_first = drain.sync_first
+
+    def slow(sync_log: Callable[[], None], session: WalSession) -> int:
+        begun.set()
+        assert end.wait(60)
+        ended.set()
+        return sync_first(sync_log, session)
+
+    monkeypatch.setattr(drain, "sync_first", slow)
+    primary, replica = Primary(tmp_path / "p.db"), Replica(tmp_path / "replica", pages=20)
+    applier = replica.applier()
+    applier.start()
+    applier.queue.put(Transaction("x.db", primary.run(CREATE, insert(200, 3000))))
+    applier.queue.put(Transaction("x.db", primary.run(insert(200, 3000))))
+    assert begun.wait(60)
+    applier.queue.put(Transaction("x.db", change(primary)))
+    time.sleep(0.1)
+    assert replica.path().exists(), "the pass still runs"
+    end.set()
+    wait_for(lambda: applier.queue.waiting_bytes == 0)
+    assert ended.is_set()
+    if not primary.image:
+        assert not replica.path().exists()
+        primary.sql.close()
+        primary.path.unlink()
+        primary.sql = primary.connect()
+        applier.queue.put(Transaction("x.db", primary.run(CREATE, insert(5))))
+    wait_for(lambda: replica.path().exists() and replica.path().read_bytes() == primary.image)
+    applier.stop(release=True)
+    primary.sql.close()
+    assert not replica.node.problems.all()
