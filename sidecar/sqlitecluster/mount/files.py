@@ -41,6 +41,7 @@ class File:
         "path",
         "pins",
         "unlinked",
+        "writers",
     )
 
     direct_io = False
@@ -54,6 +55,7 @@ class File:
         self.fd = -1
         self.pins = 0
         self.handles = 0
+        self.writers = 0  # of these, programs' that may write; a predecessor's do not count
         self.inherited = False  # a predecessor may have given out handles that are still open
         self.unlinked = False
         self.database: Database | None = None
@@ -110,10 +112,14 @@ class File:
     def opened(self, *, writing: bool, privileged: bool) -> None:
         """A handle was given out."""
         self.handles += 1
+        if writing and not privileged:
+            self.writers += 1
 
     def released(self, *, writing: bool, privileged: bool) -> None:
         """A handle was closed."""
         self.handles = max(0, self.handles - 1)
+        if writing and not privileged:
+            self.writers = max(0, self.writers - 1)
 
     def close(self) -> None:
         """Give the descriptor back."""

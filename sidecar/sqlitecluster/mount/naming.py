@@ -154,8 +154,7 @@ class Naming:
             file.close()
             database.detach(file.kind)
             plain = File(self._context, Kind.FILE, file.name, file.ino, target)
-            plain.handles, plain.inherited = file.handles, file.inherited
-            self._tree.remember(plain)
+            self._tree.follow(file, plain)
         if file.kind is Kind.WAL:
             database.next_generation(has_wal=False)
 
@@ -252,12 +251,21 @@ class Naming:
             file = File(self._context, Kind.FILE, where.name, source.ino, backing)
         else:
             file = self._tree.database(where.name).make_file(where.kind, backing, source.ino)
-        file.handles, file.inherited = source.handles, source.inherited
-        self._tree.remember(file)
+        self._tree.follow(source, file)
+        self._move_writers(source, file)
         if where.kind is Kind.WAL:
             wal = self._tree.database(where.name).wal
             assert wal is not None
             wal.reload()
+
+    @staticmethod
+    def _move_writers(source: File, file: File) -> None:
+        """All handles of a database file are of one inode, so all of its writers move."""
+        if source.kind is Kind.DATABASE and source.database is not None:
+            words = source.database.words
+            file.writers, words[Word.WRITERS] = int(words[Word.WRITERS]), 0
+        if file.kind is Kind.DATABASE and file.database is not None:
+            file.database.words[Word.WRITERS] += file.writers
 
     def _backing(self, where: Place) -> str:
         if where.kind is Kind.FILE:

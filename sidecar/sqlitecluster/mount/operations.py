@@ -39,6 +39,7 @@ class Operations(NameOperations):
         super().__init__(tree, names, Gate(tree, successor=successor))
         self.handles: dict[int, Handle] = {}
         self.syncing = tree.context.syncing
+        tree.rebound = self._rebound
 
     @answered
     async def flush(self, fh: int) -> None:
@@ -138,6 +139,12 @@ class Operations(NameOperations):
             self.handles[number] = Handle(file, writing, privileged, generation)
         file.opened(writing=writing, privileged=privileged)
         return pyfuse3.FileInfo(fh=number, direct_io=file.direct_io, keep_cache=True)
+
+    def _rebound(self, old: File, new: File) -> None:
+        """Handles stay with their inode; ``old`` knows a name that another file may have now."""
+        for handle in self.handles.values():
+            if handle.file is old:
+                handle.file = new
 
     def handle(self, fh: int) -> Handle:
         """The open handle of a number; one of a predecessor is adopted."""

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,6 +70,8 @@ class Tree:
         self.root = Directory(ROOT, "")
         self._nodes: dict[int, File | Directory] = {ROOT: self.root}
         self._walked = False
+        self.rebound: Callable[[File, File], None] = lambda _old, _new: None
+        """Told when a rename makes another object of an open file: handles of the one are handles of the other."""
 
     def load(self, *, fresh: bool) -> None:
         """Find all databases. ``fresh``: no mount process has served this shared memory before."""
@@ -285,6 +288,12 @@ class Tree:
         """Make a file findable by its number."""
         self._nodes[file.ino] = file
 
+    def follow(self, old: File, new: File) -> None:
+        """The same inode under another name, perhaps as another kind of file; what has it open goes with it."""
+        new.handles, new.writers, new.inherited = old.handles, old.writers, old.inherited
+        self.remember(new)
+        self.rebound(old, new)
+
     def files_below(self, path: str) -> list[File | Directory]:
         """Known nodes of other files and directories at or below a path."""
         prefix = path + "/"
@@ -320,7 +329,10 @@ class Tree:
             old = self._nodes.get(os.stat(target).st_ino)
             if isinstance(old, File):
                 old.close()
-            self._load_side(self.database(name), kind, fresh=True)
+            database = self.database(name)
+            self._load_side(database, kind, fresh=True)
+            if isinstance(old, File) and (new := database.file(kind)) is not None:
+                self.follow(old, new)
 
     def _lookup_other(self, path: str) -> File | Directory | None:
         backing = self.context.layout.other(path)
