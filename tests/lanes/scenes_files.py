@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import stat
@@ -158,7 +159,7 @@ def a_directory_never_takes_a_side_files_name(run: Run) -> None:
         fill(mount / "sides.db", 1)
         with connect(mount / "sides.db"):
             assert "xists" in error_of(side.mkdir), suffix
-            assert "xists" in error_of(lambda: (mount / "elsewhere").rename(side)), suffix
+            assert "xists" in error_of(functools.partial((mount / "elsewhere").rename, side)), suffix
         assert sorted(os.listdir(mount / "elsewhere")) == []
         (mount / "elsewhere").rmdir()
         follows(cluster.replica, "sides.db", "SELECT count(*) FROM t", 1)
@@ -183,7 +184,7 @@ def a_new_directory_is_not_one_that_was_removed(run: Run) -> None:
             assert os.listdir(new) == ["file"]
             assert os.stat(new).st_ino != os.fstat(inside).st_ino
             assert os.fstat(inside).st_nlink == 0
-            assert "No such file" in error_of(lambda: os.open("file", os.O_CREAT | os.O_RDWR, dir_fd=inside))
+            assert "No such file" in error_of(functools.partial(os.open, "file", os.O_CREAT | os.O_RDWR, dir_fd=inside))
             if index == 0:
                 node.kill("mount")
                 node.wait_ready()
