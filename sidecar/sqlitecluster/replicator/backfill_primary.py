@@ -48,6 +48,8 @@ CLOSED_S: Final = 10.0
 """So long a log that nobody has open any more waits for its capture."""
 RELEASED_S: Final = 0.1
 """So long after its locks went the handles of a program that closed may be known to the mount."""
+CLOSING_S: Final = 0.03
+"""So long a program's last close takes that found our lock, and so left the log."""
 _PASSES: Final = 3
 MOST_AT_ONCE: Final = 8192
 """Frames of one pass: a program's own checkpoint that meets ours is told that it is busy."""
@@ -197,7 +199,7 @@ class Joined:
         ``is_open``: whether a program has a file handle to write the database by, with locks or without.
         """
         began = time.monotonic()
-        while self._is_alone and self.frames and committed() == self.frames and not is_over():
+        while self._is_last() and self.frames and committed() == self.frames and not is_over():
             still_open = is_open()
             if captured() >= self.frames and not still_open:
                 self._close_for_programs(is_open)
@@ -205,6 +207,25 @@ class Joined:
             if time.monotonic() >= began + (RELEASED_S if still_open else CLOSED_S):
                 return
             time.sleep(10 * _PAUSE_S)
+
+    def _is_last(self) -> bool:
+        """Whether nobody but us holds a lock on the database, and its log is there.
+
+        While somebody does, SHARED is given back, and looked again: who begins to close it from then on
+        removes the log, and who was closing it already is gone after ``CLOSING_S``.
+        """
+        if not self._is_alone:
+            locks.unlock(self.db_fd, locks.SHARED_FIRST, locks.SHARED_SIZE)
+            until = time.monotonic() + CLOSING_S
+            while not self._is_alone:
+                if time.monotonic() >= until:
+                    return False
+                time.sleep(10 * _PAUSE_S)
+            if not locks.try_lock(self.db_fd, fcntl.F_RDLCK, locks.SHARED_FIRST, locks.SHARED_SIZE):
+                return False
+        with contextlib.suppress(FileNotFoundError):
+            return self._is_same()
+        return False
 
     @property
     def _is_alone(self) -> bool:
