@@ -211,12 +211,13 @@ def test_a_drain_lets_a_running_transaction_open_its_journal(
 
 def patiently(program: Program, statement: str) -> None:
     """Execute; a lock that the sidecar holds for a moment, while it tries to take the database, is waited for."""
+    deadline = time.monotonic() + LIMIT_S
     while True:
         try:
             program.execute(statement)
             return
         except RuntimeError as error:
-            if "locked" not in str(error):
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
