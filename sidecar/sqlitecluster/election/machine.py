@@ -224,7 +224,9 @@ class Elector(Promising, Giving, Taking, Agreeing):
         return record.holder != str(self.me) or record.epoch != self.epoch or record.pending is not None
 
     def _report_fence(self, record: LeaseRecord) -> None:
-        why = "spec.fence names this pod: it does not write, lead nor serve until it is taken out"
+        why = (
+            "by spec.fence, or because the cluster hibernates: this pod does not write, lead nor serve until that ends"
+        )
         self._report("Fenced", why if record.is_fenced(self.me.pod) else "")
 
     def _no_lease(self, event: LeaseRead) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+from sqlitecluster.ltx import page_checksum
 from sqlitecluster.replicator.capture_group import Cursor
-from sqlitecluster.replicator.capture_publish import WalSpan
+from sqlitecluster.replicator.capture_image import Image, Shape
+from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
+from sqlitecluster.sqlitefmt.wal import FRAME_HEADER_SIZE
 
 
 @dataclass(slots=True)
@@ -28,3 +32,32 @@ class Flight:
 def frame_end(cursor: Cursor, reach: int) -> int:
     """The end of the frame that byte ``reach - 1`` belongs to."""
     return cursor.end - (cursor.end - reach) // cursor.frame_size * cursor.frame_size
+
+
+def are_in_database(database: CapturedDatabase, pgnos: list[int], commit: int) -> bool:
+    """The log began anew or is gone: a published commit was written back into the database first."""
+    store = database.store
+    try:
+        fd = os.open(database.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        image = Image(fd, Shape(store.page_size, commit))
+        wanted = [pgno for pgno in pgnos if pgno <= commit]
+        return all(
+            page_checksum(pgno, page) == store.checksums.get(pgno)
+            for pages in image.some_pages(wanted)
+            for pgno, page in pages
+        )
+    finally:
+        os.close(fd)
+
+
+def void(database: CapturedDatabase, span: WalSpan) -> None:
+    """[programs cannot write] Let no recovery find a commit that was never published."""
+    fd = os.open(database.directory / "wal", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, bytes(FRAME_HEADER_SIZE), span.cursor.end - span.cursor.frame_size)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)

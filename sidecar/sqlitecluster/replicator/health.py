@@ -43,7 +43,7 @@ class Health:
             Unavailable: why it is not.
         """
         if self.view.node.problems.has("Fenced"):
-            raise Unavailable("spec.fence names this pod")
+            raise Unavailable("this pod is fenced (by spec.fence, or because the cluster hibernates)")
         self._current()
         if self.roles.is_primary:
             return

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.errors import SQLiteClusterError
-from sqlitecluster.ltx import HEADER_SIZE, Header, decode, page_checksum
+from sqlitecluster.ltx import HEADER_SIZE, Header, decode
 from sqlitecluster.replicator.capture_content import WalContent, Window
 from sqlitecluster.replicator.capture_group import take_group
 from sqlitecluster.replicator.capture_image import Image, Shape, frames_of
@@ -37,7 +37,7 @@ from sqlitecluster.replicator.capture_pace import NEVER, tail_pause
 from sqlitecluster.replicator.capture_proof import QUIET_S, follows
 from sqlitecluster.replicator.capture_publish import CapturedDatabase, WalSpan
 from sqlitecluster.replicator.capture_wal import WalCapture
-from sqlitecluster.replicator.flight import Flight, frame_end
+from sqlitecluster.replicator.flight import Flight, are_in_database, frame_end, void
 from sqlitecluster.shared import HELD_WAL, ROLE_FENCED, NodeWord, Word
 from sqlitecluster.sqlitefmt.wal import FRAME_HEADER_SIZE
 from sqlitecluster.units import lock_page
@@ -297,7 +297,7 @@ class HeldCommits:
         if head is not None and salts == flight.salts and span.cursor.end_of(head.max_frame) >= end:
             return True
         if words[Word.WAL_GEN] != span.generation or (salts is not None and follows(salts, flight.salts)):
-            return self._is_in_database(flight.pgnos, flight.commit)
+            return are_in_database(self._db, flight.pgnos, flight.commit)
         if words[Word.WAL_END] < end:
             return False
         if words[Word.HELD_SEQ] != flight.seq and words[Word.HELD_KIND] == HELD_WAL:
@@ -306,24 +306,6 @@ class HeldCommits:
             # Who opens the database next finds it in the log; unless a last close has just removed that.
             return True if words[Word.WAL_GEN] == span.generation else None
         return None
-
-    def _is_in_database(self, pgnos: list[int], commit: int) -> bool:
-        """The log began anew or is gone: a published commit was written back into the database first."""
-        store = self._db.store
-        try:
-            fd = os.open(self._db.directory / "database", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            image = Image(fd, Shape(store.page_size, commit))
-            wanted = [pgno for pgno in pgnos if pgno <= commit]
-            return all(
-                page_checksum(pgno, page) == store.checksums.get(pgno)
-                for pages in image.some_pages(wanted)
-                for pgno, page in pages
-            )
-        finally:
-            os.close(fd)
 
     def _commit(self, flight: Flight) -> None:
         db, span = self._db, flight.span
@@ -406,7 +388,7 @@ class HeldCommits:
             return
         if written and flight.span is not None:
             if self._words[Word.WAL_GEN] == flight.span.generation:
-                self._void(flight.span)
+                void(self._db, flight.span)
             self._take_back(flight, "its program ended before it published it")
             return
         self.flight = None
@@ -456,7 +438,7 @@ class HeldCommits:
         if head is not None and (head.salt1, head.salt2) == (header.wal_salt1, header.wal_salt2):
             return head.max_frame * (header.page_size + FRAME_HEADER_SIZE) >= header.wal_offset + header.wal_size - 32
         pgnos = [pgno for pgno, _page in decode(data, verify=False).pages]
-        return self._is_in_database(pgnos, header.commit)
+        return are_in_database(self._db, pgnos, header.commit)
 
     def _stored(self, txid: int) -> bytes | None:
         store = self._db.store
@@ -464,7 +446,11 @@ class HeldCommits:
         return store.read(piece) if piece is not None else None
 
     def _take_up(self, txid: int) -> bool:
-        """Go on looking after a transaction that the WAL holds whole: is it published, or written over?"""
+        """Go on looking after a transaction that the WAL holds whole: is it published, or written over?
+
+        So does one that was released, though the mount has not completed it yet: it will, and its
+        program is told that it is safe, so it must not be followed by what was there before.
+        """
         data, before, content = self._stored(txid), self._stored(txid - 1), self._wal.live()
         if data is None or before is None or content is None:
             return False
@@ -474,12 +460,14 @@ class HeldCommits:
         if not header.wal_size or earlier.max_txid != txid - 1 or content.cursor.end != header.wal_offset:
             return False
         after = content.cursor
+        content.overlay = released = self._released(content)
         for window in content.windows(end, after):
             after = window.after
+        content.overlay = None
         if after.end != end or after.salts != (header.wal_salt1, header.wal_salt2):
             return False
         self.flight = Flight(
-            seq=int(self._words[Word.HELD_WRITTEN]),
+            seq=int(self._words[Word.HELD_WRITTEN if released is None else Word.HELD_SEQ]),
             txid=txid,
             pgnos=[pgno for pgno, _page in file.pages],
             commit_before=earlier.commit,
@@ -490,11 +478,13 @@ class HeldCommits:
         )
         return True
 
-    def _void(self, span: WalSpan) -> None:
-        """[programs cannot write] Let no recovery find a commit that was never published."""
-        fd = os.open(self._db.directory / "wal", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, bytes(FRAME_HEADER_SIZE), span.cursor.end - span.cursor.frame_size)
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
+    def _released(self, content: WalContent) -> tuple[int, bytes] | None:
+        """(offset, bytes) of a commit of the log that was released and that the mount has yet to complete."""
+        words = self._words
+        seq, length = words[Word.HELD_SEQ], int(words[Word.HELD_LEN])
+        if words[Word.HELD_KIND] != HELD_WAL or words[Word.HELD_GEN] != content.generation:
+            return None
+        if words[Word.HELD_DONE] != seq or max(words[Word.HELD_OVER], words[Word.HELD_WRITTEN]) >= seq:
+            return None
+        held = self._held_bytes(length)
+        return (int(words[Word.HELD_AT]), held) if len(held) == length else None

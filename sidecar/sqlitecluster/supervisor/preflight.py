@@ -39,6 +39,18 @@ def check(config: NodeConfig, *, fuse_device: str = "/dev/fuse") -> int:
     Raises:
         PreflightError: or one of its kinds; ``StoreLocked`` when another node uses the data directory.
     """
+    runtime = runtime_dir(config)
+    is_new = not runtime.exists()
+    try:
+        return _check(config, fuse_device)
+    except PreflightError:
+        if is_new:
+            with contextlib.suppress(OSError):
+                runtime.rmdir()  # in memory, under a name that nobody would look for
+        raise
+
+
+def _check(config: NodeConfig, fuse_device: str) -> int:
     check_folders(config)
     check_rights(fuse_device)
     if config.run_as is not None:

@@ -89,7 +89,7 @@ class Holding:
 
     def write(self) -> None:
         """The mount completes it, and its program publishes it."""
-        del self.app.capture.wal.index.read
+        vars(self.app.capture.wal.index).pop("read", None)
         with open(f"{self.app.path}-wal", "r+b") as file:
             file.seek(self._at)
             file.write(self._held)
@@ -188,6 +188,39 @@ def test_a_successor_of_the_replicator_finds_what_became_of_it(holding: Holding)
     assert holding.app.capture.db.store.in_flight == 0
     assert holding.app.capture.db.store.position == position, f"{name} was captured twice"
     assert not holding.app.capture.db.compare_wanted
+
+
+def test_its_successor_waits_for_a_commit_that_was_released_and_is_not_written_yet(holding: Holding) -> None:
+    """The mount stands still just then. Its program will be told that it is safe."""
+    holding.join()
+    holding.hold()
+    holding.turn()
+    holding.acknowledge()
+    position = holding.position
+    holding.app.rig.restart(kill=True)
+    holding.turn()
+    capture, quorum = holding.app.capture, holding.app.rig.node.quorum
+    assert holding.verdict == "done" and capture.db.store.in_flight == position.txid
+    assert not capture.db.compare_wanted, "it would be followed by what was there before"
+    assert quorum.committed(holding.app.name) < position.txid, "no program sees it yet"
+    holding.write()
+    holding.turn()
+    assert capture.db.store.in_flight == 0 and holding.position == position
+    assert quorum.committed(holding.app.name) == position.txid
+    assert holding.app.replayed() == holding.app.image()
+
+
+def test_its_successor_takes_back_a_released_commit_whose_program_dies_first(holding: Holding) -> None:
+    holding.join()
+    holding.hold()
+    holding.turn()
+    holding.acknowledge()
+    holding.app.rig.restart(kill=True)
+    holding.turn()
+    holding.words[Word.HELD_OVER] = holding.words[Word.HELD_SEQ]
+    holding.turn()
+    assert holding.position == Position(holding.before.txid + 2, holding.before.checksum)
+    assert holding.app.capture.db.store.in_flight == 0
 
 
 def test_what_its_successor_must_compare_is_not_shown_before(holding: Holding) -> None:

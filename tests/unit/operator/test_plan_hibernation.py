@@ -19,7 +19,7 @@ ALL = '["*"]'
 HAS = {"app.db": (7, 70)}
 LACKS = {"app.db": (6, 60)}
 STILL = f"hibernation at {sorted(HAS.items())}"
-FENCED = (("Fenced", "spec.fence names this pod"),)
+FENCED = (("Fenced", "by spec.fence, or because the cluster hibernates"),)
 ASLEEP = {"hibernate": True}
 
 

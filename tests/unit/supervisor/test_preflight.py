@@ -10,6 +10,7 @@ import pytest
 
 from sqlitecluster import errors
 from sqlitecluster.config.model import Listen, NodeConfig, RunAs
+from sqlitecluster.config.runtime import runtime_dir
 from sqlitecluster.supervisor import preflight
 
 QUIET = Listen(peers="", metrics="", api="")
@@ -138,6 +139,19 @@ def test_a_failed_check_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.
         preflight.check(config(tmp_path, Listen(peers="192.0.2.1:1")))
 
     os.close(preflight.check(config(tmp_path)))
+
+
+def test_a_failed_check_leaves_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "check_rights", lambda device: None)
+    wrong, runtime = config(tmp_path, Listen(peers="192.0.2.1:1")), runtime_dir(config(tmp_path))
+    with pytest.raises(errors.AddressInUse):
+        preflight.check(wrong)
+    assert not runtime.exists()
+
+    runtime.mkdir()  # somebody's
+    with pytest.raises(errors.AddressInUse):
+        preflight.check(wrong)
+    runtime.rmdir()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
