@@ -166,8 +166,9 @@ class BadName(StoreError):
     http_status = 400
     exit_code = EXIT_BAD_INPUT
     meaning = (
-        "Not a database name: 1 to 8 parts separated by '/', each of 1 to 127 characters A-Z a-z 0-9 . _ -, "
-        "no part with a leading dot, and no ending -journal, -wal, -shm, -pos or -lock."
+        "Not a database name: 1 to 8 parts separated by '/', each of 1 to 127 printable characters, "
+        "no part with a leading dot, and no ending -journal, -wal, -shm, -pos or -lock; at most 255 bytes in all, "
+        "where any character but A-Z a-z 0-9 . _ - ~ counts 3 for each of its UTF-8 bytes, and '/' 3."
     )
 
 

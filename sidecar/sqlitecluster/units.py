@@ -7,7 +7,7 @@
     format_txid / parse_txid              16 lower-case hex digits (also for checksums)
     format_position / parse_position      "TXID/CHECKSUM", 33 characters
     format_node_id / parse_node_id        16 upper-case hex digits
-    valid_database_name / check_database_name, encode_name / decode_name ("/" <-> "%2F")
+    valid_database_name / check_database_name, encode_name / decode_name (percent-encoded UTF-8)
 
 Rules: pure; imports only ``errors``; raises FormatError for texts, BadName for names.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final, NewType
+from urllib.parse import quote, unquote
 
 from sqlitecluster.errors import BadName, FormatError
 
@@ -51,14 +52,15 @@ class Limits:
     name_parts: int = 8
     """Parts of a database name: deep enough for every program seen, shallow enough for one readdir."""
     name_part_bytes: int = 127
-    """Bytes of one part; with encoded separators a whole name fits a file name of 1,024 bytes of shared memory."""
+    """Characters of one part."""
     file_name_bytes: int = 255
-    """Bytes of an encoded name: the longest file name that file systems take."""
+    """Bytes of an encoded name: the longest file name that file systems take; shared memory has 1,024 for it."""
 
 
 LIMITS: Final = Limits()
 
-_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,127}(?:/(?!\.)[A-Za-z0-9._-]{1,127}){0,7}")
+_NAME: Final = re.compile(r"(?!\.)[^/]{1,127}(?:/(?!\.)[^/]{1,127}){0,7}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._/-]*")
 _RESERVED: Final = ("-journal", "-wal", "-shm", "-pos", "-lock")
 _SUPER_JOURNAL: Final = re.compile(r".*-mj[0-9A-F]{6}9[0-9A-F]{2}")  # as SQLite's vdbeCommit names them
 _HEX16: Final = re.compile(r"[0-9a-fA-F]{16}")
@@ -73,6 +75,7 @@ def valid_database_name(name: str) -> bool:
     """Whether a path below the mount may be a replicated database."""
     return (
         _NAME.fullmatch(name) is not None
+        and name.isprintable()  # and so it is UTF-8, and one line of a log
         and not name.endswith(_RESERVED)
         and _SUPER_JOURNAL.fullmatch(name) is None
         and len(encode_name(name)) <= LIMITS.file_name_bytes
@@ -87,16 +90,18 @@ def check_database_name(name: str) -> str:
 
 
 def encode_name(name: str) -> str:
-    """A database name as one file name or object key part."""
-    return name.replace("/", "%2F")
+    """A database name as one file name or object key part: ``sub/my data.db`` is ``sub%2Fmy%20data.db``."""
+    if _PLAIN.fullmatch(name):
+        return name.replace("/", "%2F")
+    return quote(name, safe="")
 
 
 def decode_name(encoded: str) -> str:
     """The inverse of ``encode_name``; raises BadName when the result is no database name."""
-    name = encoded.replace("%2F", "/")
+    name = check_database_name(unquote(encoded, errors="replace"))
     if encode_name(name) != encoded:
         raise BadName(f"{encoded[:200]!r} is not an encoded database name. {BadName.meaning}")
-    return check_database_name(name)
+    return name
 
 
 def format_txid(value: int) -> str:

@@ -6,10 +6,11 @@ import functools
 import os
 import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 
-from support import images
+from support import images, processes
 from support.clients import connect, error_of, fill, follows, run_sql, value
 from support.lane import Run, registry
 from support.node import Node
@@ -200,14 +201,75 @@ def a_new_directory_is_not_one_that_was_removed(run: Run) -> None:
 def other_files_stay_on_their_node(run: Run) -> None:
     cluster = run.shared()
     (cluster.primary.mount / "notes.txt").write_text("local\n")
-    (cluster.replica.mount / "my notes.txt").write_text("also local\n")  # no name of a database
+    (cluster.replica.mount / ".notes.txt").write_text("also local\n")  # no name of a database
     fill(cluster.primary.mount / "beside.db", 1)
     cluster.wait_synced("beside.db")
     assert (cluster.primary.mount / "notes.txt").read_text() == "local\n"
     assert not (cluster.replica.mount / "notes.txt").exists()
-    assert not (cluster.primary.mount / "my notes.txt").exists()
+    assert not (cluster.primary.mount / ".notes.txt").exists()
     assert "notes.txt" in str(cluster.primary.info()), "status does not report the local file"
     assert "local" in cluster.primary.get("/metrics").decode(), "no metric counts local files"
+
+
+@case
+def names_as_programs_choose_them(run: Run) -> None:
+    names = (
+        "Plug-in Support/my library.db",
+        "me+you@example.org",
+        "50%25 'off'; \"#1\"?.db",
+        "数据 ä.db",
+        "back\\slash~",
+    )
+    with run.cluster("names") as cluster:
+        one, two = cluster.primary, cluster.replica
+        for name in names:
+            (one.mount / name).parent.mkdir(exist_ok=True)
+            fill(one.mount / name, 3)
+        for name in names:
+            follows(two, name, "SELECT count(*) FROM t", 3)
+            images.check_same(cluster, name)
+        assert sorted(db["name"] for db in one.info()["databases"]) == sorted(names)
+        assert one.get("/metrics").decode().count("sqlitecluster_db_txid{") == len(names)
+        for node in cluster.nodes:
+            assert node.stop(), "no clean stop"
+            node.start()
+        (one.mount / names[0]).rename(one.mount / "moved here.db")
+        run_sql(one.mount / "moved here.db", "INSERT INTO t(v) VALUES ('moved')")
+        follows(two, "moved here.db", "SELECT count(*) FROM t", 4)
+        (one.mount / names[1]).unlink()
+        gone(two, names[1])
+        copy = run.new_folder("names") / "out.db"
+        command = processes.cli("export", "--url", two.api, names[2], str(copy))
+        done = subprocess.run(command, env=processes.environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and value(copy, "SELECT count(*) FROM t") == 3, done.stderr
+
+
+@case
+def other_files_have_any_name(run: Run) -> None:
+    with run.cluster("bytes") as cluster:
+        mount = os.fsencode(cluster.primary.mount)
+        folder, file = mount + b"/\xe7w", mount + b"/\xe7w/\xff \x01\n"
+        os.mkdir(folder, 0o750)
+        with open(file, "wb") as out:
+            out.write(b"local")
+        os.chmod(file, 0o604)
+        os.rename(folder, mount + b"/\xf0")
+        file = mount + b"/\xf0/\xff \x01\n"
+        assert os.listdir(mount + b"/\xf0") == [b"\xff \x01\n"]
+        message = error_of(lambda: run_sql(Path(os.fsdecode(mount + b"/\xf0/\xe7.db")), "CREATE TABLE t(x)"))
+        assert message in ("disk I/O error", "unable to open database file"), message
+        assert cluster.primary.stop(), "no clean stop"
+        cluster.primary.start()
+        with open(file, "rb") as again:
+            assert again.read() == b"local" and stat.S_IMODE(os.fstat(again.fileno()).st_mode) == 0o604
+        fill(cluster.primary.mount / "beside.db", 1)
+        cluster.wait_synced("beside.db")
+        for path in ("/info", "/metrics"):
+            assert cluster.primary.get(path)
+        for name in os.listdir(mount + b"/\xf0"):
+            os.unlink(mount + b"/\xf0/" + name)
+        os.rmdir(mount + b"/\xf0")
+        assert "failed unexpectedly" not in cluster.primary.log.read_text(errors="replace")
 
 
 @case

@@ -93,7 +93,7 @@ def logical(path: Path, scratch: Path) -> str:
     scratch.mkdir(parents=True, exist_ok=True)
     copy = scratch / "logical.db"
     copy.unlink(missing_ok=True)
-    source = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)
+    source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
     with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
         target.execute("PRAGMA synchronous=OFF")
         source.backup(target)
@@ -103,7 +103,7 @@ def logical(path: Path, scratch: Path) -> str:
 
 def integrity(path: Path) -> str:
     """Answer of PRAGMA integrity_check."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as db:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as db:
         return "\n".join(str(row[0]) for row in db.execute("PRAGMA integrity_check"))
 
 

@@ -76,7 +76,7 @@ Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi
 DatabaseName = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}){0,7}$",
+        pattern=r"^[^/.\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,126}(/[^/.\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,126}){0,7}$",
         max_length=255,
     ),
 ]

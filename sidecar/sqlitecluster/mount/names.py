@@ -7,7 +7,10 @@ have no rows: they show the database's.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +19,9 @@ CREATE TABLE IF NOT EXISTS names (
     path TEXT PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL
 ) WITHOUT ROWID
 """
+_REPLACE: Final = "REPLACE INTO names VALUES (?, ?, ?, ?)"
+_DELETE: Final = "DELETE FROM names WHERE path = ?"
+_MOVE: Final = "UPDATE OR REPLACE names SET path = ? WHERE path = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +42,60 @@ class Names:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(_SCHEMA)
         rows = self._db.execute("SELECT path, mode, uid, gid FROM names")
-        self._rows = {path: Owner(mode, uid, gid) for path, mode, uid, gid in rows}
+        self._rows = {_path(key): Owner(mode, uid, gid) for key, mode, uid, gid in rows}
 
     def get(self, path: str) -> Owner | None:
         """The row of ``path``."""
         return self._rows.get(path)
 
     def set(self, path: str, owner: Owner) -> None:
-        """Add or replace a row; nothing happens when it is the same."""
+        """Add or replace a row; nothing happens when it is the same.
+
+        Raises:
+            OSError: it could not be stored, like the other two.
+        """
         if self._rows.get(path) != owner:
+            self._write([(_REPLACE, (_key(path), owner.mode, owner.uid, owner.gid))])
             self._rows[path] = owner
-            self._db.execute("REPLACE INTO names VALUES (?, ?, ?, ?)", (path, owner.mode, owner.uid, owner.gid))
 
     def remove(self, path: str) -> None:
         """Forget a name."""
         if self._rows.pop(path, None) is not None:
-            self._db.execute("DELETE FROM names WHERE path = ?", (path,))
+            self._write([(_DELETE, (_key(path),))])
 
     def rename(self, old: str, new: str) -> None:
         """Move a row, and all rows below it when it is a directory."""
         self.remove(new)
         below = old + "/"
         moved = [(path, new + path[len(old) :]) for path in self._rows if path == old or path.startswith(below)]
-        self._db.execute("BEGIN")
-        for before, after in moved:
+        for before, after in moved:  # the files have been renamed, whatever comes
             self._rows[after] = self._rows.pop(before)
-            self._db.execute("UPDATE OR REPLACE names SET path = ? WHERE path = ?", (after, before))
-        self._db.execute("COMMIT")
+        self._write((_MOVE, (_key(after), _key(before))) for before, after in moved)
 
     def close(self) -> None:
         """Flush and close."""
         self._db.close()
+
+    def _write(self, statements: Iterable[tuple[str, tuple[str | bytes | int, ...]]]) -> None:
+        """All of them or none."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                for sql, values in statements:
+                    self._db.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+            raise OSError(errno.ENOSPC if full else errno.EIO, f"names.db: {error}") from error
+
+
+def _key(path: str) -> str | bytes:
+    """As it is stored: a name that is not UTF-8, which other files may have, as its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def _path(key: str | bytes) -> str:
+    return os.fsdecode(key) if isinstance(key, bytes) else key

@@ -181,7 +181,7 @@ class Parser:
             return ""
         known = self._names.get(raw)
         if known is None:
-            known = raw.decode("utf-8", "replace")
+            known = raw.decode("utf-8", "surrogateescape")  # which no legal name has
             if not valid_database_name(known):
                 raise WireError("name", known[:64], "not a database name")
             if len(self._names) < 8192:

@@ -201,7 +201,7 @@ def roll_back(database: Path, wait_s: float) -> None:
         if "failed" in answer:
             raise LockTimeout(f"a rollback journal could not be played back: {answer['failed']}")
         return
-    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=wait_s)
+    connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=wait_s)
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.DatabaseError as error:

@@ -11,11 +11,33 @@ LONG = "a" * 127
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "app.db", "x-1_2.sqlite3", "a/b/c/d/e/f/g/h", LONG, f"{LONG}/b", "a-wal/b", "-wal.db", "a..b"]
+    "name",
+    [
+        *("a", "app.db", "x-1_2.sqlite3", "a/b/c/d/e/f/g/h", LONG, f"{LONG}/b", "a-wal/b", "-wal.db", "a..b"),
+        *(
+            "a b",
+            "a%2Fb",
+            "a%",
+            "ä" * 42,
+            "Plug-in Support/x.db",
+            "me@example.org",
+            "a'z\"\\;?#.db",
+            " ",
+            "~",
+            "数据.db",
+        ),
+    ],
 )
 def test_names_of_databases(name: str) -> None:
     assert units.valid_database_name(name)
-    assert units.decode_name(units.encode_name(name)) == name
+    encoded = units.encode_name(name)
+    assert units.decode_name(encoded) == name
+    assert encoded.isascii() and "/" not in encoded and len(encoded) <= 255
+
+
+def test_a_name_has_one_encoding() -> None:
+    assert units.encode_name("sub/my data.db") == "sub%2Fmy%20data.db"
+    assert len({units.encode_name(name) for name in ("a/b", "a%2Fb", "a%252Fb", "a b", "a+b", "a%20b")}) == 6
 
 
 @pytest.mark.parametrize(
@@ -31,10 +53,11 @@ def test_names_of_databases(name: str) -> None:
         "..",
         "a/../b",
         "a\0b",
-        "a b",
-        "a%2Fb",
-        "ä.db",
         "a\n",
+        "a\x07b",
+        "a\u2028b",
+        "\udce7.db",  # a byte that is no UTF-8
+        "ä" * 43,  # 258 bytes when encoded
         "a" * 128,
         "a/b/c/d/e/f/g/h/i",
         f"{LONG}/{LONG}/c",
@@ -52,7 +75,7 @@ def test_other_names_are_refused_with_what_is_allowed(name: str) -> None:
         units.check_database_name(name)
 
 
-@pytest.mark.parametrize("encoded", ["a/b", "a%2fb", "%2Fa", "a%2F..%2Fb", ""])
+@pytest.mark.parametrize("encoded", ["a/b", "a%2fb", "%2Fa", "a%2F..%2Fb", "", "a b", "%41", "a%", "a%E7b", "a%00"])
 def test_texts_that_encode_no_name_are_refused(encoded: str) -> None:
     with pytest.raises(BadName):
         units.decode_name(encoded)

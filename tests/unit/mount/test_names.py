@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
+
+import pytest
 
 from sqlitecluster.mount.descriptors import Descriptors
 from sqlitecluster.mount.names import Names, Owner
@@ -26,6 +29,35 @@ def test_renaming_a_directory_moves_the_rows_below(tmp_path: Path) -> None:
     again = Names(str(tmp_path / "names.db"))
     for path, row in (("new", OWNER), ("new/x", OWNER), ("older", OWNER), ("old", None), ("old/x", None)):
         assert names.get(path) == row == again.get(path)
+
+
+def test_names_need_not_be_utf8(tmp_path: Path) -> None:
+    names = Names(str(tmp_path / "names.db"))
+    odd, moved = os.fsdecode(b"dir/\xe7w"), os.fsdecode(b"dir2/\xe7w")
+    names.set("dir", OWNER)
+    names.set(odd, OWNER)
+    names.rename("dir", "dir2")
+    again = Names(str(tmp_path / "names.db"))
+    assert names.get(moved) == again.get(moved) == again.get("dir2") == OWNER
+    assert names.get(odd) is again.get(odd) is None
+    names.remove(moved)
+    assert Names(str(tmp_path / "names.db")).get(moved) is None
+
+
+def test_what_could_not_be_stored_does_not_stop_what_follows(tmp_path: Path) -> None:
+    names = Names(str(tmp_path / "names.db"))
+    names.set("a", OWNER)
+    blocker = sqlite3.connect(tmp_path / "names.db", isolation_level=None)
+    names._db.execute("PRAGMA busy_timeout=10")
+    blocker.execute("BEGIN IMMEDIATE")
+    for attempt in (lambda: names.rename("a", "b"), lambda: names.set("c", OWNER)):
+        with pytest.raises(OSError, match=r"names\.db: database is locked"):
+            attempt()
+    blocker.execute("ROLLBACK")
+    names.rename("b", "d")
+    names.set("c", OWNER)
+    assert names.get("d") == OWNER
+    assert Names(str(tmp_path / "names.db")).get("c") == OWNER
 
 
 class Holder:

@@ -62,7 +62,7 @@ def test_a_header_beyond_the_limits_is_refused_when_its_eight_bytes_are_there(
         list(Parser().feed(header))
 
 
-@pytest.mark.parametrize("name", ["../etc/passwd", ".hidden", "a//b", "x-wal", "ä"])
+@pytest.mark.parametrize("name", ["../etc/passwd", ".hidden", "a//b", "x-wal", "\n"])
 def test_a_name_that_is_no_database_name_is_refused(name: str) -> None:
     with pytest.raises(WireError, match="name"):
         list(Parser().feed(wire.encode(FrameType.DROP, name, bytes(16))))

@@ -165,4 +165,4 @@ def test_folders_that_are_no_databases_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / "dbs" / name).mkdir()
     assert store.names() == ["good.db", "sub/good.db"]
     with pytest.raises(BadName):
-        store.open("bad name")
+        store.open("bad\nname")
