@@ -24,7 +24,7 @@ from sqlitecluster.shared import ROLE_DISCONNECTED, ROLE_FENCED, ROLE_NONE, ROLE
         ("missing.db-wal", Kind.FILE),
         ("missing.db-pos", Kind.FILE),
         (".hidden", Kind.FILE),
-        ("with space.db", Kind.FILE),
+        ("line\nbreak.db", Kind.FILE),
         ("app.db-mj00AB129CD", Kind.FILE),
         (".role", Kind.VIRTUAL),
         ("sub/.role", Kind.FILE),
