@@ -76,6 +76,26 @@ def a_dropped_database_is_kept_in_the_trash(run: Run) -> None:
 
 
 @case
+def a_file_that_was_no_database_is_gone_when_it_is_removed(run: Run) -> None:
+    with run.cluster("plain", deletePolicy="Refuse") as cluster:
+        path = cluster.primary.mount / "plain.bin"
+        for keep in (b"not a database" * 1000, b""):
+            path.write_bytes(keep)
+            with open(path, "rb") as file:
+                path.unlink()
+                assert not path.exists() and file.read() == keep, "an open file lost its bytes"
+        path.write_bytes(keep)
+        path.unlink()
+        fill(path, 3)
+        follows(cluster.replica, "plain.bin", "SELECT count(*) FROM t", 3)
+        assert error_of(path.unlink), "a database was deleted"
+        for folder in ("trash", "orphans"):
+            left = list((cluster.primary.data / folder).rglob("*"))
+            assert not left, f"kept: {left}"
+        images.check_same(cluster, "plain.bin")
+
+
+@case
 def delete_policy_refuse(run: Run) -> None:
     with run.cluster("refuse", deletePolicy="Refuse") as cluster:
         fill(cluster.primary.mount / "keep.db", 5)

@@ -25,7 +25,7 @@ from sqlitecluster.mount.files import File
 from sqlitecluster.mount.layout import Kind, Place
 from sqlitecluster.mount.names import Names
 from sqlitecluster.mount.tree import Directory, Tree, Virtual
-from sqlitecluster.shared import Word
+from sqlitecluster.shared import KIND_DATABASE, Word
 from sqlitecluster.units import encode_name
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Naming:
         database.detach(Kind.WAL)
 
     def _drop(self, database: Database, *, privileged: bool) -> None:
-        if self._context.config.delete_policy == "Refuse" and not privileged:
+        if self._context.config.delete_policy == "Refuse" and not privileged and not _was_never_one(database):
             log.warning("%s: deleting databases is refused here (deletePolicy)", database.name)
             raise OSError(errno.EPERM, "deleting databases is refused")
         self._empty(database)
@@ -127,9 +127,13 @@ class Naming:
 
     def _empty(self, database: Database) -> None:
         """Move the files of a database to the trash; side files that remain visible become other files."""
-        folder = self._trash(database.name)
         main = database.main
         assert main is not None
+        if _was_never_one(database):
+            self._tree.put_aside(main)
+            database.detach(Kind.DATABASE)
+            return
+        folder = self._trash(database.name)
         os.rename(main.path, f"{folder}/database")
         main.path, main.unlinked = f"{folder}/database", True
         database.detach(Kind.DATABASE)
@@ -296,3 +300,10 @@ class Naming:
             if main is not None:
                 path = new + name[len(old) :]
                 self._move_database(main, None, self._tree.place(path))
+
+
+def _was_never_one(database: Database) -> bool:
+    """Whether a file only has a name that a database could have: nothing of it need be kept."""
+    words = database.words
+    has_sides = any(database.file(kind) is not None for kind in (Kind.JOURNAL, Kind.WAL, Kind.SHM))
+    return words[Word.KIND] != KIND_DATABASE and not words[Word.TXID] and not has_sides

@@ -7,13 +7,11 @@ A program that writes while less than the reserve is free gets ENOSPC (SQLite's
 from __future__ import annotations
 
 import errno
-import os
 from typing import Final
 
 from sqlitecluster.shared import NodeWord, State
+from sqlitecluster.store.reserve import is_low, reserve_bytes, room
 
-_DEFAULT_BYTES: Final = 64 << 20
-_DEFAULT_SHARE: Final = 50  # a fiftieth of the disk: 2 %
 _STEP_BYTES: Final = 1 << 20  # written between two looks
 
 
@@ -23,10 +21,9 @@ class Space:
     __slots__ = ("_budget", "_node", "_path", "_step", "reserve")
 
     def __init__(self, path: str, reserve: int, state: State) -> None:
-        stats = os.statvfs(path)
         self._path = path
         self._node = state.node
-        self.reserve = reserve or max(_DEFAULT_BYTES, stats.f_blocks * stats.f_frsize // _DEFAULT_SHARE)
+        self.reserve = reserve_bytes(reserve, room(path))
         self._step = min(_STEP_BYTES, self.reserve // 16)
         self._budget = 0
 
@@ -43,8 +40,7 @@ class Space:
         self._budget -= length
         if self._budget >= 0:
             return
-        stats = os.statvfs(self._path)
-        if stats.f_bavail * stats.f_frsize < self.reserve:
+        if is_low(room(self._path), self.reserve):
             self._node[NodeWord.NO_SPACE] += 1
             raise OSError(errno.ENOSPC, "less than the reserve is free")
         self._budget = self._step

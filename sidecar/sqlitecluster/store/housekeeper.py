@@ -2,8 +2,8 @@
 
 Every 50 ms while something was appended: the log is synced. Every second: what was
 appended is cut into LTX files, at most ``CUTS_PER_ROUND`` databases a round, those that hold
-the oldest segments first. Every retention interval: compaction and retention. It
-sleeps without waking up while nobody appends.
+the oldest segments first. Every retention interval: compaction and retention; the trash is
+emptied early when the disk is full. It sleeps without waking up while nobody appends.
 
 Rules:
     1. It takes the interpreter in short pieces (``breathe``): capture and apply run beside it.
@@ -24,7 +24,7 @@ from typing import Final
 
 from sqlitecluster.errors import SQLiteClusterError
 from sqlitecluster.replication.retention import RetentionPolicy
-from sqlitecluster.store import compaction, cutter, retention, trash
+from sqlitecluster.store import compaction, cutter, reserve, retention, trash
 from sqlitecluster.store.database import DatabaseStore
 from sqlitecluster.store.node import NodeStore
 from sqlitecluster.store.scrub import ROUND_S, Scrub
@@ -178,8 +178,11 @@ class Housekeeper:
             self._guarded("retention", database, lambda each: retention.apply(each, self._policy, now_ms))
             database.flush()
             breathe()
-        for gone in trash.purge(self._store.data_dir, now_ms, self._policy.age_s):
-            log.info("%s: deleted files of %d removed from the trash", gone.name, gone.deleted_ms)
+        disk = reserve.room(self._store.data_dir)
+        is_low = reserve.is_low(disk, reserve.reserve_bytes(self._store.reserve, disk))
+        for gone in trash.purge(self._store.data_dir, now_ms, 0.0 if is_low else self._policy.age_s):
+            why = ", because the disk is full" if is_low else ""
+            log.info("%s: deleted files of %d removed from the trash%s", gone.name, gone.deleted_ms, why)
 
     def _guarded(self, what: str, database: DatabaseStore, work: Callable[[DatabaseStore], object]) -> None:
         try:

@@ -1,6 +1,6 @@
 """Room on the disk that is kept for capture, so that programs meet a full disk before the log does.
 
-Called by the mount (programs' writes), the housekeeper and ``/metrics``.
+Called by the mount (programs' writes) and the housekeeper.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ def room(path: Path | str) -> DiskRoom:
 
 
 def reserve_bytes(configured: int, disk: DiskRoom) -> int:
-    """How much to keep: what the configuration says, or max(64 MiB, 2 %), but at most a tenth of the disk."""
-    if configured > 0:
-        return configured
-    return min(max(MIN_RESERVE, disk.total // _SHARE), disk.total // 10)
+    """How much to keep: what the configuration says, or max(64 MiB, 2 %)."""
+    return configured if configured > 0 else max(MIN_RESERVE, disk.total // _SHARE)
 
 
 def is_low(disk: DiskRoom, reserve: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from sqlitecluster.ltx import decode
 from sqlitecluster.replication.retention import RetentionPolicy
-from sqlitecluster.store import compaction, cutter, retention
+from sqlitecluster.store import compaction, cutter, reserve, retention, trash
 from sqlitecluster.store.housekeeper import Housekeeper
 from sqlitecluster.store.node import NodeStore
 from sqlitecluster.store.scrub import Scrub
@@ -51,6 +51,20 @@ def test_it_sleeps_when_nobody_appends_and_is_woken_by_the_first(tmp_path: Path)
     model.write_many(1)
     assert store.wake.is_set()
     assert not store.sleeping
+
+
+def test_the_trash_is_emptied_early_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _model = make(tmp_path)
+    keeper = Housekeeper(store, RetentionPolicy(), interval_s=0.0)
+    monkeypatch.setattr(reserve, "room", lambda path: reserve.DiskRoom(1 << 40, free))
+    trash.throw(tmp_path, "gone.db", store.clock.now_ms() - 1)
+    free = 1 << 39
+    keeper.turn()
+    assert trash.contents(tmp_path)
+    free = 1 << 20
+    keeper.turn()
+    assert not trash.contents(tmp_path)
+    store.close()
 
 
 def test_stopping_cuts_what_is_left(tmp_path: Path) -> None:
