@@ -76,6 +76,7 @@ def valid_database_name(name: str) -> bool:
     return (
         _NAME.fullmatch(name) is not None
         and name.isprintable()  # and so it is UTF-8, and one line of a log
+        and "\ufffd" not in name  # what stands for bytes that are no UTF-8
         and not name.endswith(_RESERVED)
         and _SUPER_JOURNAL.fullmatch(name) is None
         and len(encode_name(name)) <= LIMITS.file_name_bytes

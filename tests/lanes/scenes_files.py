@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -220,15 +221,70 @@ def a_new_directory_is_not_one_that_was_removed(run: Run) -> None:
 @case
 def other_files_stay_on_their_node(run: Run) -> None:
     cluster = run.shared()
-    (cluster.primary.mount / "notes.txt").write_text("local\n")
-    (cluster.replica.mount / ".notes.txt").write_text("also local\n")  # no name of a database
-    fill(cluster.primary.mount / "beside.db", 1)
+    one, two = cluster.primary, cluster.replica
+    (one.mount / "notes.txt").write_text("local\n")
+    for name in ("my notes.txt", ".notes.txt"):
+        (two.mount / name).write_text("also local\n")
+        with open(two.mount / name, "a") as file:
+            file.write("more\n")
+        (two.mount / name).rename(two.mount / f"{name}2")
+        assert (two.mount / f"{name}2").read_text() == "also local\nmore\n"
+        assert not (one.mount / f"{name}2").exists()
+    fill(one.mount / "beside.db", 1)
     cluster.wait_synced("beside.db")
-    assert (cluster.primary.mount / "notes.txt").read_text() == "local\n"
-    assert not (cluster.replica.mount / "notes.txt").exists()
-    assert not (cluster.primary.mount / ".notes.txt").exists()
-    assert "notes.txt" in str(cluster.primary.info()), "status does not report the local file"
-    assert "local" in cluster.primary.get("/metrics").decode(), "no metric counts local files"
+    assert (one.mount / "notes.txt").read_text() == "local\n"
+    assert not (two.mount / "notes.txt").exists()
+    assert "notes.txt" in str(one.info()) and "my notes.txt2" in str(two.info()), "status does not report local files"
+    assert "local" in one.get("/metrics").decode(), "no metric counts local files"
+    for name in ("my notes.txt2", ".notes.txt2"):
+        (two.mount / name).unlink()
+
+
+@case
+def a_local_file_becomes_a_database_on_the_primary_only(run: Run) -> None:
+    cluster = run.shared()
+    one, two = cluster.primary.mount, cluster.replica.mount
+    source = run.new_folder("becomes") / "source.db"
+    fill(source, 3, journal="DELETE")
+    content = source.read_bytes()
+    shutil.copyfile(source, one / "copied.db")
+    (one / "touched.db").touch()
+    fill(one / "touched.db", 3)
+    with tempfile.NamedTemporaryFile(dir=one, suffix=".db", delete=False) as file:
+        pass
+    fill(Path(file.name), 3)
+    with open(one / "tail-first.db", "wb") as out:
+        out.seek(8)
+        out.write(content[8:])
+        out.seek(0)
+        out.write(content[:8])
+    for name in ("copied.db", "touched.db", Path(file.name).name, "tail-first.db"):
+        follows(cluster.replica, name, "SELECT count(*) FROM t", 3)
+        images.check_same(cluster, name)
+    message = error_of(lambda: shutil.copyfile(source, two / "smuggled.db"))
+    assert "Read-only file system" in message, message
+    assert (two / "smuggled.db").read_bytes() == b"", "a replica holds what is not replicated"
+    error_of(lambda: run_sql(two / "smuggled.db", "CREATE TABLE t(x)"))
+    fill(one / "smuggled.db", 4)
+    follows(cluster.replica, "smuggled.db", "SELECT count(*) FROM t", 4)
+    images.check_same(cluster, "smuggled.db")
+
+
+@case
+def many_local_files_are_no_burden(run: Run) -> None:
+    with run.cluster("many-files") as cluster:
+        counts = {cluster.primary: 9000, cluster.replica: 500}
+        for node, count in counts.items():
+            (node.mount / "upload").mkdir()
+            for number in range(count):
+                (node.mount / "upload" / f"{number}.jpg").write_bytes(b"\xff\xd8")
+        fill(cluster.primary.mount / "beside.db", 1)
+        cluster.wait_synced("beside.db")
+        for node, count in counts.items():
+            assert node.info()["localOnlyFiles"]["count"] == count, node.info()["localOnlyFiles"]["count"]
+            assert len(os.listdir(node.mount / "upload")) == count
+            assert (node.mount / "upload" / f"{count - 1}.jpg").read_bytes() == b"\xff\xd8"
+        images.check_same(cluster, "beside.db")
 
 
 @case

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlitecluster.config.model import NodeConfig
 from sqlitecluster.mount.descriptors import Descriptors
@@ -16,11 +17,18 @@ from sqlitecluster.mount.space import Space
 from sqlitecluster.mount.syncing import Syncing
 from sqlitecluster.shared import ROLE_FENCED, ROLE_PRIMARY, Bell, NodeWord, State
 
+if TYPE_CHECKING:
+    from sqlitecluster.mount.files import File
+
 _STRANGER_S: Final = 0.1  # no number is given to another thread so soon
 _MOST_STRANGERS: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
+def _nobody(_file: File) -> File:
+    raise OSError(errno.EROFS, "nothing serves names yet")
+
+
+@dataclass(slots=True)
 class Context:
     """Made once by ``process``."""
 
@@ -37,6 +45,8 @@ class Context:
     """Folders of databases whose journal was removed since their last sync: not durable yet."""
     settling: Settling = field(default_factory=Settling)
     """Kept files of removed journals, whose removal is not durable yet."""
+    become_database: Callable[[File], File] = _nobody
+    """A plain file holds a database from now on; what it is then. Set by ``naming``."""
 
     def require_primary(self) -> None:
         """Before a program's bytes reach a replicated file.

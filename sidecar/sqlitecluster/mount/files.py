@@ -1,5 +1,8 @@
 """Files of the mount that are no part of a database, and what all files have in common.
 
+A plain file whose name a database may have becomes one when it begins to look like one: with the
+write that completes SQLite's magic, or when an empty one is opened as SQLite opens (``gate``).
+
 A file is known to the kernel by its inode number, which is that of the backing file.
 Its methods take and give bytes and raise OSError; ``operations`` turns that into
 answers. ``write`` and ``truncate`` give None when the request must wait; the caller
@@ -17,6 +20,8 @@ from sqlitecluster.errors import BadName
 from sqlitecluster.mount.buffers import Data
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.layout import Kind
+from sqlitecluster.shared import NodeWord
+from sqlitecluster.units import valid_database_name
 
 if TYPE_CHECKING:
     from sqlitecluster.mount.database import Database
@@ -78,16 +83,45 @@ class File:
 
     def write(self, offset: int, data: Data, *, privileged: bool) -> int | None:
         """Write; None: must wait."""
+        if offset < len(SQLITE_MAGIC) and not privileged and self._makes_database(offset, data):
+            return self._database().write(offset, data, privileged=privileged)
         self.context.space.take(len(data))
-        if offset == 0 and data[:16] == SQLITE_MAGIC and not privileged:
-            log.error("%s: cannot hold a SQLite database. %s [%s]", self.name, BadName.meaning, BadName.code)
-            raise OSError(errno.EIO, BadName.meaning)
         return os.pwrite(self.descriptor(), data, offset)
 
     def truncate(self, size: int, *, privileged: bool) -> bool | None:
         """Set the size; None: must wait."""
-        os.ftruncate(self.descriptor(), size)
+        fd = self.descriptor()
+        if size >= len(SQLITE_MAGIC) and not privileged:
+            before = os.fstat(fd).st_size
+            if before < len(SQLITE_MAGIC) and self._makes_database(before, bytes(len(SQLITE_MAGIC) - before)):
+                return self._database().truncate(size, privileged=privileged)
+        os.ftruncate(fd, size)
         return True
+
+    def _makes_database(self, offset: int, data: Data) -> bool:
+        """Whether the file would begin as a SQLite database does; not one that nobody can find any more."""
+        length = len(SQLITE_MAGIC)
+        if self.unlinked:
+            return False
+        if offset == 0 and len(data) >= length:
+            return data[:length] == SQLITE_MAGIC
+        head = bytearray(os.pread(self.descriptor(), length, 0).ljust(offset, b"\0"))
+        head[offset : offset + len(data)] = data[: length - offset]
+        return head[:length] == SQLITE_MAGIC
+
+    def _database(self) -> File:
+        """What this file is from now on.
+
+        Raises:
+            OSError: EIO, no database can have this name; EROFS, EBUSY: not on this node, not now.
+        """
+        if not valid_database_name(self.name):
+            log.error("%s: cannot hold a SQLite database. %s [%s]", self.name, BadName.meaning, BadName.code)
+            raise OSError(errno.EIO, BadName.meaning)
+        self.context.require_primary()
+        if self.context.state.node[NodeWord.DRAINING]:
+            raise OSError(errno.EBUSY, "a hand-off is being prepared")
+        return self.context.become_database(self)
 
     async def settled(self) -> None:
         """Wait until what ``write`` or ``truncate`` waits for has happened."""

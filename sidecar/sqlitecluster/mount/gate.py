@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from typing import Final
 
@@ -15,10 +16,12 @@ import pyfuse3
 
 from sqlitecluster.mount import roles
 from sqlitecluster.mount.database import Database
+from sqlitecluster.mount.files import SQLITE_MAGIC, File
 from sqlitecluster.mount.layout import Kind
 from sqlitecluster.mount.parking import Park
 from sqlitecluster.mount.tree import Tree
-from sqlitecluster.shared import NodeWord, Word
+from sqlitecluster.shared import ROLE_PRIMARY, NodeWord, Word
+from sqlitecluster.units import valid_database_name
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,36 @@ class Gate:
         """Whether a request may have been executed by the previous process, which died before it answered."""
         return time.monotonic() < self._repeats_until
 
-    def change(self, path: str, ctx: pyfuse3.RequestContext, *, creating: bool = False) -> bool:
+    def opens_database(self, flags: int) -> bool:
+        """Whether an open may be SQLite's: to read and write, and neither to append nor to begin anew."""
+        if self._context.config.other_files == "Refuse":
+            return True
+        return flags & os.O_ACCMODE == os.O_RDWR and not flags & (os.O_TRUNC | os.O_APPEND | os.O_EXCL)
+
+    def makes_database(self, file: File, flags: int, *, privileged: bool) -> bool:
+        """Whether an open makes a database of a plain file: SQLite opens an empty one that something else has made.
+
+        Or one that holds a database: a power cut has undone that it became one.
+        """
+        if file.kind is not Kind.FILE or file.unlinked or not roles.is_writing(flags) or not self.opens_database(flags):
+            return False
+        if not privileged and (self._node[NodeWord.ROLE] != ROLE_PRIMARY or self._node[NodeWord.DRAINING]):
+            return False
+        return valid_database_name(file.name) and file.read(0, len(SQLITE_MAGIC)) in (b"", SQLITE_MAGIC)
+
+    def kind(self, path: str, flags: int | None = None) -> Kind:
+        """What a change of a name is about; ``flags``: of the open that makes it.
+
+        A file that never held a database is plain, whatever its name.
+        """
+        kind = self._tree.place(path).kind
+        if kind is Kind.DATABASE and not self._tree.exists(path) and (flags is None or not self.opens_database(flags)):
+            return Kind.FILE
+        return kind
+
+    def change(
+        self, path: str, ctx: pyfuse3.RequestContext, *, creating: bool = False, flags: int | None = None
+    ) -> bool:
         """Before a name is made, removed or moved; whether the caller is the replicator.
 
         Raises:
@@ -50,7 +82,7 @@ class Gate:
         """
         if self.is_replicator(ctx):
             return True
-        kind = self._tree.place(path).kind
+        kind = self.kind(path, flags)
         if error := roles.change(int(self._node[NodeWord.ROLE]), kind, creating=creating):
             self._node[NodeWord.WRITES_REFUSED] += 1
             raise OSError(error, "this node may not write")
@@ -70,7 +102,7 @@ class Gate:
         if not self._node[NodeWord.STOPPING] or self.is_replicator(ctx):
             return
         in_use = bool(self._context.state.column(Word.WRITERS).any())
-        if error := roles.removal(self._tree.place(path).kind, stopping=True, in_use=in_use):
+        if error := roles.removal(self.kind(path), stopping=True, in_use=in_use):
             raise OSError(error, "this node is being stopped; nothing is deleted now")
 
     def opening(self, kind: Kind, flags: int) -> None:

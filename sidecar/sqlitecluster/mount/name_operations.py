@@ -17,7 +17,7 @@ from sqlitecluster.mount.answers import answered
 from sqlitecluster.mount.attributes import LONG_S, Attributes, Shown, for_library, missing
 from sqlitecluster.mount.files import File
 from sqlitecluster.mount.gate import Gate
-from sqlitecluster.mount.layout import NODE_FILES, POSITION_SUFFIX, Kind, join
+from sqlitecluster.mount.layout import NODE_FILES, POSITION_SUFFIX, Kind, Place, join
 from sqlitecluster.mount.names import Names
 from sqlitecluster.mount.naming import Naming
 from sqlitecluster.mount.parking import Job
@@ -36,6 +36,7 @@ class NameOperations(pyfuse3.Operations):
         self._attributes = Attributes(tree, names)
         self._names = names
         self._naming = Naming(tree, names)
+        self._context.become_database = self._naming.become_database
         self._listings: dict[int, list[str]] = {}
         self._serial = 0
 
@@ -81,6 +82,7 @@ class NameOperations(pyfuse3.Operations):
                 raise OSError(errno.EISDIR, "a directory")
             while node.truncate(attr.st_size, privileged=privileged) is None:
                 await node.settled()
+            node = self._tree.node(inode)  # it may have become a database
         if fields.update_mode or fields.update_uid or fields.update_gid:
             self._attributes.set_owner(node, attr, fields)
         if fields.update_atime or fields.update_mtime:
@@ -277,7 +279,7 @@ class NameOperations(pyfuse3.Operations):
 
     def _create(self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext) -> File:
         path = self._path(parent, name)
-        privileged = self._gate.change(path, ctx, creating=True)
+        privileged = self._gate.change(path, ctx, creating=True, flags=flags)
         known = self._tree.lookup(path)
         if isinstance(known, File):
             repeated = self._gate.may_be_repeated() and known.size_of(known.stat()) == 0
@@ -285,10 +287,12 @@ class NameOperations(pyfuse3.Operations):
                 raise OSError(errno.EEXIST, "the name exists")
             return known
         where = self._tree.place(path)
+        if not privileged and self._gate.kind(path, flags) is Kind.FILE:
+            where = Place(Kind.FILE, path)
         if known is not None or where.kind is Kind.VIRTUAL:
             raise OSError(errno.EEXIST if known is not None else errno.EACCES, "this name is taken")
         self._gate.new_file(path, where.kind)
-        file = self._tree.create(path)
+        file = self._tree.create(path, where)
         if where.kind in (Kind.FILE, Kind.DATABASE):
             owner = self._attributes.new_owner(self._tree.directory(parent), mode, ctx, inherit=privileged)
             self._names.set(path, owner)

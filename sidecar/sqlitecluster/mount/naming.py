@@ -80,6 +80,27 @@ class Naming:
             self._rename_file(source, target, new, privileged=privileged)
         self._names.rename(old, new)
 
+    def become_database(self, file: File) -> File:
+        """A plain file whose name a database may have is one from now on; returns what it is then.
+
+        Raises:
+            OSError: EISDIR, a directory has the name of one of its side files.
+        """
+        name, is_empty = file.name, not file.stat().st_size
+        self._tree.check_sides(name)
+        backing = self._context.layout.backing(Kind.DATABASE, name)
+        os.makedirs(os.path.dirname(backing), exist_ok=True)
+        database = self._tree.database(name)
+        if not is_empty:  # what stands there was not marked; said before a successor can find it
+            database.words[Word.RAW_HINT] += 1
+        os.rename(file.path, backing)
+        self._rebind(file, Place(Kind.DATABASE, name), backing)
+        self._tree.adopt_sides(name)
+        database.note_header()
+        database.touch()
+        assert database.main is not None
+        return database.main
+
     def _remove_side(self, database: Database, file: File, *, privileged: bool) -> None:
         if file is database.journal and not privileged:
             database.commit_journal()
@@ -176,6 +197,8 @@ class Naming:
         if isinstance(target, Directory):
             raise OSError(errno.EISDIR, "the new name is a directory")
         where = self._tree.place(new)
+        if where.kind is Kind.DATABASE and source.kind is Kind.FILE and not self._tree.exists(new):
+            where = Place(Kind.FILE, new)
         if where.kind is Kind.DATABASE:
             self._tree.check_sides(where.name)
         if where.kind is Kind.JOURNAL:

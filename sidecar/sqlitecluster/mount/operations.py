@@ -58,6 +58,8 @@ class Operations(NameOperations):
             self._gate.opening(node.kind, flags)
         if isinstance(node, Virtual):
             return pyfuse3.FileInfo(fh=handles.pack(node.ino), direct_io=True, keep_cache=False)
+        if self._gate.makes_database(node, flags, privileged=privileged):
+            node = self._naming.become_database(node)
         if node.database is not None and not privileged:
             await self._gate.admitted(node.database, node.kind)
         return self._open(node, writing=writing, privileged=privileged)
@@ -74,8 +76,10 @@ class Operations(NameOperations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, Shown]:
         """CREATE."""
-        file = self._create(parent_inode, name, mode, flags, ctx)
-        info = self._open(file, writing=roles.is_writing(flags), privileged=self._gate.is_replicator(ctx))
+        file, privileged = self._create(parent_inode, name, mode, flags, ctx), self._gate.is_replicator(ctx)
+        if self._gate.makes_database(file, flags, privileged=privileged):
+            file = self._naming.become_database(file)
+        info = self._open(file, writing=roles.is_writing(flags), privileged=privileged)
         return info, self._attributes.shown(file)
 
     @answered
@@ -157,6 +161,6 @@ class Operations(NameOperations):
             raise OSError(errno.EBADF, "not a file")
         handle = Handle(node, handles.is_writing(fh), handles.is_privileged(fh), handles.generation_of(fh))
         if node.database is not None and not handle.privileged and node.kind is not Kind.SHM:
-            handle.poisoned = handle.generation <= node.database.words[Word.POISONED]
+            handle.poisoned = handle.generation <= node.database.words[Word.POISONED] > 0
         self.handles[fh] = handle
         return handle

@@ -81,7 +81,7 @@ class DatabaseFile(TrackedFile):
             self.owner.mark_size(before, size)
         os.ftruncate(fd, size)
         self._size = size
-        if size < _DB_HEADER_BYTES and not self.unlinked:
+        if min(before, size) < _DB_HEADER_BYTES and not self.unlinked:
             self.owner.note_header()
         return True
 

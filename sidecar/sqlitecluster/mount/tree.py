@@ -156,13 +156,13 @@ class Tree:
                 names.update(f"{name[len(prefix) :]}{suffix}" for suffix in _present(database))
         return sorted(names)
 
-    def create(self, path: str) -> File:
-        """Make an empty file; the caller checked roles and that the name is free.
+    def create(self, path: str, where: Place | None = None) -> File:
+        """Make an empty file; the caller checked roles and that the name is free, and may say what it is to be.
 
         Raises:
             OSError: EEXIST, ENOSPC, ENOENT …
         """
-        where = self.place(path)
+        where = where or self.place(path)
         if where.kind is Kind.JOURNAL and (kept := self.database(where.name).reuse_journal()) is not None:
             self._nodes[kept.ino] = kept
             return kept
@@ -179,7 +179,7 @@ class Tree:
         file.inherited = False
         self.context.descriptors.adopt(file, fd)
         if where.kind is Kind.DATABASE:
-            self._adopt_sides(where.name)
+            self.adopt_sides(where.name)
             self.databases[where.name].touch()
         return file
 
@@ -317,7 +317,7 @@ class Tree:
         self._nodes[file.ino] = file
         return file
 
-    def _adopt_sides(self, name: str) -> None:
+    def adopt_sides(self, name: str) -> None:
         """Side files that were there before their database belong to it now."""
         for kind in (Kind.JOURNAL, Kind.WAL):
             path = f"{name}-{kind.value}"

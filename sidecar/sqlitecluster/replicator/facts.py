@@ -10,7 +10,9 @@ import fcntl
 import json
 import os
 import struct
+import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ _FLOCK: Final = struct.Struct("@hhqqi4x")
 _WRITE_LOCK: Final = 120
 _RESERVED_LOCK: Final = 0x4000_0001
 MAX_LISTED: Final = 100
+MAX_COUNTED: Final = 10_000
 
 
 def lock_owner(path: Path, offset: int) -> int | None:
@@ -97,16 +100,34 @@ def journal_mode(data_dir: Path, name: str) -> str:
     return "persist" if not any(start[:8]) and start != KEPT else "delete"
 
 
-def local_only(data_dir: Path) -> tuple[int, list[str]]:
-    """How many files are kept on this node only, and the first hundred of their paths."""
-    root = data_dir / "files"
-    names: list[str] = []
-    count = 0
-    for path in _files(root):
-        count += 1
-        if len(names) < MAX_LISTED:
-            names.append(str(path.relative_to(root)))
-    return count, names
+class LocalFiles:
+    """How many files are kept on this node only, and the first hundred of their paths.
+
+    Looking takes as long as there are many: at most a hundredth of the time goes into it, and
+    beyond ``MAX_COUNTED`` nobody needs to know better.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "files"
+        self._known: tuple[int, list[str]] = (0, [])
+        self._next = 0.0
+
+    def look(self) -> tuple[int, list[str]]:
+        """(count, names), as of now or of the last look."""
+        began = time.monotonic()
+        if began >= self._next:
+            self._known = self._look()
+            self._next = began + 100 * (time.monotonic() - began)
+        return self._known
+
+    def _look(self) -> tuple[int, list[str]]:
+        names: list[str] = []
+        count = 0
+        for path in islice(_files(self._root), MAX_COUNTED):
+            count += 1
+            if len(names) < MAX_LISTED:
+                names.append(str(path.relative_to(self._root)))
+        return count, names
 
 
 def pids(data_dir: Path) -> dict[str, Any]:

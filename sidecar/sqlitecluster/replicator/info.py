@@ -67,6 +67,7 @@ class NodeView:
     verifiers: dict[str, Verifier] = field(default_factory=dict)
     damaged: dict[str, set[int]] = field(default_factory=dict)
     """Pages that are damaged and could not be mended, by database."""
+    _files: facts.LocalFiles | None = None
 
     @property
     def is_primary(self) -> bool:
@@ -206,7 +207,9 @@ class NodeView:
         """Files of this node only: what has no database's name, and what has one but other content."""
         state = self.node.state
         other = [state.name(i) for i in range(state.count) if state.slot(i)[Word.KIND] == KIND_OTHER]
-        count, names = facts.local_only(self.node.config.data_dir)
+        if self._files is None:
+            self._files = facts.LocalFiles(self.node.config.data_dir)
+        count, names = self._files.look()
         return len(other) + count, (sorted(other) + names)[: facts.MAX_LISTED]
 
     def _replica(self, stream: ReplicaStream) -> dict[str, Any]:

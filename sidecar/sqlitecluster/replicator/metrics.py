@@ -77,7 +77,12 @@ _ROWS: Final = (
     ("problems", "gauge", ("code",), "Open problems; /info has their texts."),
     ("notices", "gauge", ("code",), "What is worth knowing and no problem; /info has the texts."),
     ("certificate_end_seconds", "gauge", (), "When the certificate ends, in Unix time; 0 without one."),
-    ("local_only_files", "gauge", (), "Files below the mount that are no databases and are not replicated."),
+    (
+        "local_only_files",
+        "gauge",
+        (),
+        "Files below the mount that are no databases and are not replicated, counted up to 10,000.",
+    ),
     ("writes_refused_total", "counter", (), "Writes that reached a node that may not write."),
     ("mount_requests_total", "counter", (), "Requests that the mount answered."),
     ("mount_parked", "gauge", (), "Requests that wait in the mount now."),

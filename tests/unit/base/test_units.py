@@ -57,6 +57,7 @@ def test_a_name_has_one_encoding() -> None:
         "a\x07b",
         "a\u2028b",
         "\udce7.db",  # a byte that is no UTF-8
+        "\ufffd.db",
         "ä" * 43,  # 258 bytes when encoded
         "a" * 128,
         "a/b/c/d/e/f/g/h/i",

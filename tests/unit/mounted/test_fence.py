@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -103,10 +104,10 @@ def test_files_of_databases_are_not_made_or_removed_after_the_fence(mounted: Mak
     fence(node, passed=True)
 
     with pytest.raises(OSError, match="Input/output"):
-        (node.mnt / "new.db").touch()
+        os.open(node.mnt / "new.db", os.O_RDWR | os.O_CREAT)
     with pytest.raises(OSError, match="Input/output"):
         (node.mnt / "a.db").unlink()
-    (node.mnt / ".local").write_bytes(b"fine")
+    (node.mnt / "local.txt").write_bytes(b"fine")
     assert rows(node) == [1]
 
 

@@ -37,7 +37,7 @@ def test_a_replica_refuses_changes_of_databases_but_not_of_local_files(mounted: 
     node = with_database(mounted)
     demote(node)
     for change in (
-        lambda: (node.mnt / "new.db").touch(),
+        lambda: os.open(node.mnt / "new.db", os.O_RDWR | os.O_CREAT),  # as SQLite opens
         lambda: os.unlink(node.mnt / "a.db"),
         lambda: os.rename(node.mnt / "a.db", node.mnt / "b.db"),
         lambda: (node.mnt / "a.db-journal").touch(),
@@ -46,7 +46,7 @@ def test_a_replica_refuses_changes_of_databases_but_not_of_local_files(mounted: 
         with pytest.raises(OSError, match="Read-only"):
             change()
     assert node.state.node[NodeWord.WRITES_REFUSED] == 5
-    (node.mnt / ".local").write_bytes(b"fine")
+    (node.mnt / "local.txt").write_bytes(b"fine")
     (node.mnt / "folder").mkdir()
     os.rename(node.mnt / "folder", node.mnt / "other")
 

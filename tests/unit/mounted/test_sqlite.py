@@ -203,10 +203,13 @@ def test_a_copy_over_a_wal_database_asks_for_a_comparison(mounted: Make, tmp_pat
 def test_a_file_that_is_no_database_stays_local(mounted: Make) -> None:
     node = mounted(capture=False)
     (node.mnt / "notes.txt").write_bytes(b"words " * 10_000)
-    assert node.words("notes.txt")[Word.KIND] == KIND_OTHER
-    assert node.words("notes.txt")[Word.SPOOL_SEQ] == 0
     (node.mnt / "empty.db").touch()
-    assert node.words("empty.db")[Word.KIND] == KIND_EMPTY
+    assert node.state.find("notes.txt") is node.state.find("empty.db") is None, "a slot for what is no database"
+    with open(os.open(node.mnt / "other.bin", os.O_RDWR | os.O_CREAT), "wb") as file:  # as SQLite opens
+        assert node.words("other.bin")[Word.KIND] == KIND_EMPTY
+        file.write(b"words " * 10_000)
+    assert node.words("other.bin")[Word.KIND] == KIND_OTHER
+    assert node.words("other.bin")[Word.SPOOL_SEQ] == 0
 
 
 def test_a_database_under_a_forbidden_name_is_refused(shared: MountedNode) -> None:
@@ -234,7 +237,7 @@ def test_a_deleted_database_goes_to_the_trash(mounted: Make) -> None:
 
 def test_deleting_can_be_refused(mounted: Make) -> None:
     node = mounted(delete_policy="Refuse")
-    (node.mnt / "a.db").touch()
+    connect(node.mnt / "a.db", "wal").close()
     with pytest.raises(PermissionError):
         os.unlink(node.mnt / "a.db")
 
