@@ -82,7 +82,7 @@ class NameOperations(pyfuse3.Operations):
                 raise OSError(errno.EISDIR, "a directory")
             while node.truncate(attr.st_size, privileged=privileged) is None:
                 await node.settled()
-            node = self._tree.node(inode)  # it may have become a database
+            node = self._tree.known(inode) or node  # it may have become a database
         if fields.update_mode or fields.update_uid or fields.update_gid:
             self._attributes.set_owner(node, attr, fields)
         if fields.update_atime or fields.update_mtime:
