@@ -6,7 +6,8 @@
     <runtime>/shm/<enc>, <runtime>/dirty/<enc>
 
 ``-journal``, ``-wal`` and ``-shm`` belong to a database while it exists; otherwise
-they are other files. Virtual names are answered without any file.
+they are other files. So is a file with a name that a database may have, until it holds
+one (``files``, ``gate``). Virtual names are answered without any file.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ Rules:
     3. A WAL that is not captured keeps its bytes as ``wal.<generation>.gone`` until the
        replicator has read and removed it.
     4. Renaming a database is a drop of the old name and a new image under the new one.
+    5. What a file is follows from what it holds: a name that a database may have does not make it one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 
 from sqlitecluster.mount.context import Context
 from sqlitecluster.mount.database import Database
-from sqlitecluster.mount.files import File
+from sqlitecluster.mount.files import SQLITE_MAGIC, File
 from sqlitecluster.mount.layout import Kind, Place
 from sqlitecluster.mount.names import Names
 from sqlitecluster.mount.tree import Directory, Tree, Virtual
@@ -196,9 +197,7 @@ class Naming:
     def _rename_file(self, source: File, target: File | Directory | None, new: str, *, privileged: bool) -> None:
         if isinstance(target, Directory):
             raise OSError(errno.EISDIR, "the new name is a directory")
-        where = self._tree.place(new)
-        if where.kind is Kind.DATABASE and source.kind is Kind.FILE and not self._tree.exists(new):
-            where = Place(Kind.FILE, new)
+        where = self._target(source, new, privileged=privileged)
         if where.kind is Kind.DATABASE:
             self._tree.check_sides(where.name)
         if where.kind is Kind.JOURNAL:
@@ -217,6 +216,16 @@ class Naming:
         backing = self._backing(where)
         os.rename(source.path, backing)
         self._rebind(source, where, backing)
+
+    def _target(self, source: File, new: str, *, privileged: bool) -> Place:
+        """What a renamed file is under its new name."""
+        where = self._tree.place(new)
+        if where.kind is Kind.DATABASE and source.kind is Kind.FILE and not self._tree.exists(new):
+            if source.read(0, len(SQLITE_MAGIC)) != SQLITE_MAGIC:
+                return Place(Kind.FILE, new)
+            if not privileged:
+                self._context.require_primary()
+        return where
 
     def _move_database(self, source: File, target: File | None, where: Place) -> None:
         """The old name is dropped, its file goes on under the new one."""

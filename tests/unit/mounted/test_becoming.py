@@ -121,3 +121,16 @@ def test_a_successor_knows_what_became_a_database(mounted: Make, tmp_path: Path)
     assert (node.mnt / "b.txt").read_bytes() == b"one two"
     assert wait_until(lambda: not node.words("a.db")[Word.WRITERS], limit_s=10), "a writer that has closed is counted"
     assert node.words("a.db")[Word.SPOOL_SEQ] == 1, "what was written is not handed over"
+
+
+def test_a_database_that_was_hidden_is_one_again_under_a_name_that_it_may_have(mounted: Make) -> None:
+    node = mounted(capture=False)
+    with contextlib.closing(sqlite3.connect(node.mnt / "a.db")) as db:
+        db.execute("CREATE TABLE t (x)")
+    (node.mnt / "a.db").rename(node.mnt / ".a.db")
+    node.state.node[NodeWord.ROLE] = ROLE_REPLICA
+    with pytest.raises(OSError, match="Read-only"):
+        (node.mnt / ".a.db").rename(node.mnt / "b.db")
+    node.state.node[NodeWord.ROLE] = ROLE_PRIMARY
+    (node.mnt / ".a.db").rename(node.mnt / "b.db")
+    assert node.words("b.db")[Word.KIND] == KIND_DATABASE and node.words("b.db")[Word.RAW_HINT]
