@@ -271,6 +271,24 @@ def a_local_file_becomes_a_database_on_the_primary_only(run: Run) -> None:
 
 
 @case
+def a_local_file_in_the_way_of_a_database(run: Run) -> None:
+    cluster = run.shared()
+    one, two = cluster.primary.mount, cluster.replica.mount
+    (two / "later.db").write_bytes(b"not a database")
+    fill(one / "later.db", 3)
+
+    def reported() -> list[str]:
+        return [row["code"] for row in cluster.replica.info()["problems"] if row.get("db") == "later.db"]
+
+    assert wait_until(lambda: reported() == ["NotADatabase"], limit_s=30), reported()
+    assert (two / "later.db").read_bytes() == b"not a database", "a file was wiped"
+    (two / "later.db").unlink()
+    follows(cluster.replica, "later.db", "SELECT count(*) FROM t", 3)
+    assert not reported()
+    images.check_same(cluster, "later.db")
+
+
+@case
 def many_local_files_are_no_burden(run: Run) -> None:
     with run.cluster("many-files") as cluster:
         counts = {cluster.primary: 9000, cluster.replica: 500}

@@ -287,7 +287,7 @@ class NameOperations(pyfuse3.Operations):
                 raise OSError(errno.EEXIST, "the name exists")
             return known
         where = self._tree.place(path)
-        if not privileged and self._gate.kind(path, flags) is Kind.FILE:
+        if where.kind is Kind.DATABASE and not privileged and self._gate.kind(path, flags) is Kind.FILE:
             where = Place(Kind.FILE, path)
         if known is not None or where.kind is Kind.VIRTUAL:
             raise OSError(errno.EEXIST if known is not None else errno.EACCES, "this name is taken")

@@ -37,7 +37,7 @@ from sqlitecluster.errors import (
     Unavailable,
 )
 from sqlitecluster.replicator.drain import Drainer
-from sqlitecluster.replicator.install import Image
+from sqlitecluster.replicator.install import Image, state_of
 from sqlitecluster.replicator.judging import Verdict
 from sqlitecluster.replicator.locks import DbPaths
 from sqlitecluster.replicator.mend_replica import mend
@@ -63,6 +63,7 @@ RETRY_S: Final = 0.25
 _IDLE_S: Final = 0.5
 _AT_ONCE_BYTES: Final = 64 << 10
 _BUSY_S: Final = 0.001
+_LOOK_S: Final = 2.0
 _PASSING: Final = (LockTimeout.code, NoSpace.code, StoreError.code)
 """Problems that are over when the next change works."""
 
@@ -100,6 +101,8 @@ class Applier:
         self._stopped: set[str] = set()
         self._retry_at: dict[str, float] = {}
         self._hold_at: dict[str, float] = {}
+        self._look_at: dict[str, float] = {}
+        """When to look whether a file that is no database is still there, where one should be."""
         self._drainer = Drainer(node, self.wake)
         self._stopping = False
         self._turn_lock = threading.Lock()
@@ -258,6 +261,8 @@ class Applier:
     def _turn(self) -> None:
         for slot in self._locks_wanted():
             self._hold(self._node.state.name(slot))
+        if self._look_at:
+            self._look_again()
         self._drainer.turn()
         self._waiting.extend(self.queue.take())
         if self._waiting:
@@ -401,7 +406,23 @@ class Applier:
         """This database does not go on by itself."""
         self._node.problems.report(error.code, error.message, name)
         self._stopped.add(name)
-        if not isinstance(error, NotADatabase):
+        if isinstance(error, NotADatabase):
+            self._look_at[name] = time.monotonic() + _LOOK_S
+        else:
+            self.resync(name)
+
+    def _look_again(self) -> None:
+        """What stood in the way of a database may have been removed."""
+        now = time.monotonic()
+        for name in [name for name, at in self._look_at.items() if at <= now]:
+            self._look_at[name] = now + _LOOK_S
+            try:
+                state_of(self._database(name).paths.database)
+            except (SQLiteClusterError, OSError):
+                continue
+            del self._look_at[name]
+            self._stopped.discard(name)
+            self._node.problems.clear(NotADatabase.code, name)
             self.resync(name)
 
     def _database(self, name: str) -> ReplicaDb:
